@@ -1,0 +1,1 @@
+"""Tests, on tiny real models and tokenizers built in memory."""

@@ -1,0 +1,1 @@
+"""The `hf-vocab-extend` command: one file per subcommand."""

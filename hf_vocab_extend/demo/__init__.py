@@ -1,0 +1,1 @@
+"""The embedded demo: a small licensed text sample and the walk over it."""

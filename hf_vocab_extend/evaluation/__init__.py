@@ -1,0 +1,1 @@
+"""Measures of what an extension is worth."""

@@ -1,0 +1,1 @@
+"""How auxiliary knowledge is had: text, vectors, caches."""

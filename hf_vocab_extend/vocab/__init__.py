@@ -1,0 +1,1 @@
+"""Tokenizers in, tables out; nothing here imports torch."""
