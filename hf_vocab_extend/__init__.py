@@ -1,0 +1,69 @@
+"""Give a pretrained Hugging Face model a vocabulary for a new language.
+
+Names are imported at first use, so that ``import hf_vocab_extend`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "ExtensionReport": "report",
+    "InitMethod": "methods.base",
+    "TokenMapping": "mapping",
+    "VocabExtension": "result",
+    "build_plan": "plan",
+    "extend_tokenizer": "vocab.growing",
+    "extend_vocabulary": "extend",
+    "list_methods": "methods",
+    "measure_fertility": "vocab.fertility",
+    "merge_tokenizers": "vocab.merging",
+    "register_method": "methods",
+    "render_card": "hub.card",
+}
+
+if TYPE_CHECKING:
+    from .extend import extend_vocabulary
+    from .hub.card import render_card
+    from .mapping import TokenMapping
+    from .methods import list_methods, register_method
+    from .methods.base import InitMethod
+    from .plan import build_plan
+    from .report import ExtensionReport
+    from .result import VocabExtension
+    from .vocab.fertility import measure_fertility
+    from .vocab.growing import extend_tokenizer
+    from .vocab.merging import merge_tokenizers
+
+__all__ = [
+    "ExtensionReport",
+    "InitMethod",
+    "TokenMapping",
+    "VocabExtension",
+    "__version__",
+    "build_plan",
+    "extend_tokenizer",
+    "extend_vocabulary",
+    "list_methods",
+    "measure_fertility",
+    "merge_tokenizers",
+    "register_method",
+    "render_card",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__
