@@ -9,7 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .errors import InvalidOptionError, InvalidTableError
@@ -50,7 +50,7 @@ DESCRIPTIONS = {
     RowKind.FUZZY: "copied: same text but for case or word start",
     RowKind.HOLE: "padding without a token: mean of the source rows",
     RowKind.METHOD: "mixture found by the method",
-    RowKind.PREDICTED: "predicted by the method",
+    RowKind.PREDICTED: "given by the method as numbers",
     RowKind.OVERRIDE: "mixture named by the user",
     RowKind.FALLBACK: "mixture of the token's own source pieces (fallback)",
     RowKind.RANDOM: "random, from the distribution of the source rows",
@@ -167,9 +167,9 @@ class TokenMapping:
             with safe_open(str(path), "numpy") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, Exception) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, SafetensorError) as error:
             raise InvalidTableError(f"'{Path(path).name}' cannot be read as a mapping ({error}).") from error
         if metadata.get("format_version") != str(FORMAT_VERSION):
             raise InvalidTableError(
