@@ -12,17 +12,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from .pipeline import Family, Spelling, backend_of, detect_family, read_spelling
+from .special_tokens import is_unused_name, special_ids
 
 UNTOLD = -1
 """Value of ``starts_word`` and ``ends_word`` where the spelling does not tell."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_GAP = r"[_▁ -]?"
-_UNUSED = re.compile(
-    rf"[<\[>]+[|｜]?(?:[a-z]+{_GAP})*(?:unused|reserved|dummy|place{_GAP}holder|not{_GAP}used)(?:{_GAP}[a-z]+)*{_GAP}"
-    rf"\d+[|｜]?[>\]<]+|<special_\d+>|\[control_\d+\]|madeupword\d+|<\w+>notused",
-    re.IGNORECASE,
-)
 
 
 class TokenKind(IntEnum):
@@ -176,17 +171,6 @@ def _literal(content: str, family: Family) -> tuple[bytes, int, int, bool]:
     return *_split_space(raw), UNTOLD, False
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> tuple[set[int], set[int]]:
-    """Return the ids of control tokens, and among them those that have a name (bos, eos, pad, ...)."""
-    named = {
-        backend.token_to_id(value)
-        for name, value in tokenizer.special_tokens_map.items()
-        if isinstance(value, str) and name != "extra_special_tokens"
-    } - {None}
-    flagged = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
-    return flagged | named | {index for index in tokenizer.all_special_ids if index is not None}, named
-
-
 def _isolated(texts: Iterable[str], backend: Tokenizer) -> set[str]:
     """Return the texts that the pipeline cuts off from letters on both sides."""
     found = set()
@@ -222,17 +206,16 @@ def canonicalise(tokenizer: PreTrainedTokenizerBase) -> CanonicalVocab:
     spelling = read_spelling(tokenizer)
     vocab = backend.get_vocab(with_added_tokens=True)
     own = backend.get_vocab(with_added_tokens=False)
-    special, named = _special_ids(tokenizer, backend)
+    special, named = special_ids(tokenizer)
     n = max(vocab.values(), default=-1) + 1
     tokens: list[str | None] = [None] * n
     raw = [b""] * n
     starts, ends = np.full(n, UNTOLD, np.int8), np.full(n, UNTOLD, np.int8)
     kinds = np.full(n, TokenKind.HOLE, np.uint8)
     read = _READERS[spelling.family]
-    may_be_unused = frozenset("<[>m")
     for token, index in vocab.items():
         tokens[index] = token
-        if token[:1] in may_be_unused and index not in named and _UNUSED.fullmatch(token):
+        if index not in named and is_unused_name(token):
             raw[index], kinds[index] = token.encode("utf-8"), TokenKind.UNUSED
         elif index in special:
             raw[index], kinds[index] = token.encode("utf-8"), TokenKind.SPECIAL

@@ -7,6 +7,7 @@ of tokens that carry a mark say nothing reliable: most classes of transformers 5
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -130,6 +131,34 @@ def _bpe_family(model: models.BPE, byte_level: bool, mark: str | None) -> Family
     return Family.SENTENCEPIECE_BPE if mark else None
 
 
+def _unigram_field(model: models.Unigram, name: str) -> str:
+    """Return a field of a Unigram model that has no attribute, as JSON text, without parsing the whole vocabulary.
+
+    Quotes inside a piece are escaped and a piece is followed by a comma, so only the key itself can match.
+    """
+    found = re.search(rb'(?<!\\)"%s":\s*(\w+)' % name.encode(), model.__getstate__())
+    return found[1].decode() if found else "null"
+
+
+def unknown_id(backend: Tokenizer) -> int | None:
+    """Return the id that a model gives to what it cannot write, or None."""
+    model = backend.model
+    if isinstance(model, models.Unigram):
+        field = _unigram_field(model, "unk_id")
+        return None if field == "null" else int(field)
+    name = getattr(model, "unk_token", None)
+    return None if name is None else backend.token_to_id(name)
+
+
+def _byte_fallback(model: models.Model, decoder: list[dict[str, Any]]) -> bool:
+    """Whether ``<0xNN>`` stands for a byte."""
+    if any(node["type"] == "ByteFallback" for node in decoder):
+        return True
+    if isinstance(model, models.Unigram):
+        return _unigram_field(model, "byte_fallback") == "true"
+    return bool(getattr(model, "byte_fallback", False))
+
+
 def read_spelling(tokenizer: PreTrainedTokenizerBase) -> Spelling:
     """Read how a tokenizer spells its tokens.
 
@@ -154,14 +183,13 @@ def read_spelling(tokenizer: PreTrainedTokenizerBase) -> Spelling:
             f"A {type(model).__name__} model whose pipeline shows neither bytes, a space mark nor a word-end suffix "
             f"belongs to no known family. Known: {', '.join(item.value for item in Family)}."
         )
-    fallback = bool(getattr(model, "byte_fallback", False)) or any(node["type"] == "ByteFallback" for node in decoder)
     return Spelling(
         family=family,
         byte_level=byte_level,
         space_mark=mark,
         prefix=model.continuing_subword_prefix if isinstance(model, models.WordPiece) else "",
         suffix=(model.end_of_word_suffix or "") if isinstance(model, models.BPE) else "",
-        byte_fallback=fallback and not byte_level,
+        byte_fallback=not byte_level and _byte_fallback(model, decoder),
     )
 
 
