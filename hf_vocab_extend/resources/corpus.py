@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from .._optional import require
 from ..errors import CorpusError
-from .readers import READERS, REFUSED, format_suffix, pick_column, read_file, read_text, text_of
+from .readers import READERS, REFUSED, Reader, format_suffix, pick_column, read_file, read_jsonl, read_text, text_of
 
 CHECKED_CHARS = 4_000_000
 """So much of a local corpus is read when it is opened, to find a wrong encoding or column before any work."""
@@ -87,9 +87,10 @@ def open_corpus(corpus: Any, *, text_column: str | None = None) -> Corpus:
 
     Args:
         corpus: A path to a file (text, ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``; each may be compressed with gzip,
-            bzip2 or xz) or to a folder of such files (read in sorted order); ``"-"`` for standard input; a
-            ``datasets`` object; a name on the Hub (``"owner/name"``, ``"owner/name:config@split"``, streamed); or any
-            iterable of strings. What can be read once only goes to a temporary file first.
+            bzip2 or xz) or to a folder of such files (read in sorted order); ``"-"`` for standard input (JSON lines if
+            ``text_column`` is given); a ``datasets`` object; a name on the Hub (``"owner/name"`` or
+            ``"owner/name:config@split"``, streamed); or any iterable of strings. What can be read once only goes to a
+            temporary file first.
         text_column: Column or key that holds the text; by default ``text``, or the only column.
 
     Raises:
@@ -136,15 +137,15 @@ def _lines(text: str, name: str) -> Iterator[str]:
 def _open_string(value: str, column: str | None) -> tuple[Corpus, int]:
     """Open what a string names, and say how many characters to check."""
     if value == "-":
-        return _open_stdin(), CHECKED_CHARS
+        return _open_stdin(text_column=column), CHECKED_CHARS
     if "\n" not in value and "\0" not in value and len(value) < 4096 and os.path.exists(value):
         return _open_path(Path(value), column), CHECKED_CHARS
     match = _HUB_NAME.fullmatch(value)
-    suffix = format_suffix(Path(value.split("\n")[0][-255:]))
-    if match and suffix not in READERS and suffix not in REFUSED:
+    names_a_format = len(value) < 256 and format_suffix(Path(value)) in {*READERS, *REFUSED}
+    if match and not names_a_format:
         return _open_hub(value, match, column), 1
-    separators = ("/", os.sep)
-    if "\n" in value or (" " in value.strip() and not suffix and not any(mark in value for mark in separators)):
+    spaced = " " in value.strip() and not names_a_format and "/" not in value and os.sep not in value
+    if "\n" in value or len(value) > 1000 or spaced:
         raise CorpusError(
             f"The corpus is one string that looks like text, not like a path: {value[:40]!r}... "
             "Pass a list of lines, for example text.splitlines()."
@@ -166,7 +167,7 @@ def _open_path(path: Path, column: str | None) -> Corpus:
         raise CorpusError(f"'{path}' cannot be read: no permission.")
     if not path.is_file():  # a pipe gives its bytes once
         with path.open("rb") as stream:
-            return _spool_bytes(stream, f"'{path}'")
+            return _spool(_chunks(stream), f"'{path}'", READERS.get(format_suffix(path), read_text), column)
     return Corpus(f"'{path}'", lambda: read_file(path, column))
 
 
@@ -182,16 +183,16 @@ def _text_files(folder: Path) -> list[Path]:
     return files
 
 
-def _open_stdin() -> Corpus:
-    """Keep what comes on standard input."""
-    if hasattr(sys.stdin, "buffer"):
-        return _spool_bytes(sys.stdin.buffer, "standard input")
-    return _spool_texts(iter(sys.stdin), "standard input", None)
+def _open_stdin(text_column: str | None) -> Corpus:
+    """Keep what comes on standard input: plain text, or JSON lines if a column is named."""
+    stream = getattr(sys.stdin, "buffer", None)
+    chunks = (line.encode("utf-8") for line in sys.stdin) if stream is None else _chunks(stream)
+    return _spool(chunks, "standard input", read_text if text_column is None else read_jsonl, text_column)
 
 
-def _spool_bytes(stream: BinaryIO, name: str) -> Corpus:
-    """Copy a byte stream to a temporary file and open that."""
-    return _spool(iter(lambda: stream.read(1 << 20), b""), name)
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of a stream piece by piece."""
+    return iter(lambda: stream.read(1 << 20), b"")
 
 
 def _spool_texts(texts: Iterable[Any], name: str, column: str | None) -> Corpus:
@@ -200,7 +201,7 @@ def _spool_texts(texts: Iterable[Any], name: str, column: str | None) -> Corpus:
     return _spool(((line + "\n").encode("utf-8") for line in lines), name)
 
 
-def _spool(chunks: Iterable[bytes], name: str) -> Corpus:
+def _spool(chunks: Iterable[bytes], name: str, reader: Reader = read_text, column: str | None = None) -> Corpus:
     """Write chunks to a temporary file that goes with the corpus."""
     with tempfile.NamedTemporaryFile("wb", prefix="hf_vocab_extend-", suffix=".txt", delete=False) as file:
         path = Path(file.name)
@@ -209,7 +210,7 @@ def _spool(chunks: Iterable[bytes], name: str) -> Corpus:
         except BaseException:
             path.unlink()
             raise
-    return Corpus(name, lambda: read_text(path, name, None), spool=path)
+    return Corpus(name, lambda: reader(path, name, column), spool=path)
 
 
 def _remove(path: Path) -> None:

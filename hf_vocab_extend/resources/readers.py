@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import shutil
@@ -192,11 +193,12 @@ def read_parquet(path: Path, name: str, column: str | None) -> Iterator[str]:
     parquet = require("pyarrow.parquet", "data")
     arrow_error = require("pyarrow", "data").ArrowException
     with open_binary(path) as source, tempfile.TemporaryFile() as unpacked:
-        if not hasattr(source, "raw"):  # a compressed stream: Parquet is read from its end, so it is unpacked first
+        if not isinstance(
+            source, io.BufferedReader
+        ):  # Parquet is read from its end: a compressed one is unpacked first
             shutil.copyfileobj(source, unpacked)
-            unpacked.seek(0)
         try:
-            file = parquet.ParquetFile(unpacked if unpacked.seekable() and not hasattr(source, "raw") else source)
+            file = parquet.ParquetFile(source if isinstance(source, io.BufferedReader) else unpacked)
             chosen = pick_column(file.schema_arrow.names, column, name)
             for batch in file.iter_batches(PARQUET_BATCH, columns=[chosen]):
                 for value in batch.column(0).to_pylist():
