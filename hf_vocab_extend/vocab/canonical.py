@@ -161,12 +161,12 @@ _READERS = {
 }
 
 
-def _literal(content: str, family: Family) -> tuple[bytes, int, int, bool]:
-    """Read an added token: its content is the text that it matches, whatever the family."""
-    raw = content.encode("utf-8", "surrogatepass")
-    if family is Family.WORDPIECE:
+def _literal(content: str, spelling: Spelling) -> tuple[bytes, int, int, bool]:
+    """Read an added token: its content is the text that it matches, whatever the family; a space mark is a space."""
+    raw = content.replace(spelling.space_mark or " ", " ").encode("utf-8", "surrogatepass")
+    if spelling.family is Family.WORDPIECE:
         return raw, 1, UNTOLD, False
-    if family is Family.SUFFIX_BPE:
+    if spelling.family is Family.SUFFIX_BPE:
         return raw, UNTOLD, 0, False
     return *_split_space(raw), UNTOLD, False
 
@@ -220,7 +220,7 @@ def canonicalise(tokenizer: PreTrainedTokenizerBase) -> CanonicalVocab:
         elif index in special:
             raw[index], kinds[index] = token.encode("utf-8"), TokenKind.SPECIAL
         else:
-            parts = read(token, spelling) if own.get(token) == index else _literal(token, spelling.family)
+            parts = read(token, spelling) if own.get(token) == index else _literal(token, spelling)
             raw[index], starts[index], ends[index], is_byte = parts
             kinds[index] = TokenKind.BYTE if is_byte else TokenKind.NORMAL
     if spelling.family is Family.WORDPIECE:

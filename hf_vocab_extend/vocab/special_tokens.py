@@ -21,7 +21,7 @@ ROLES = ("eos", "bos", "cls", "sep", "mask", "unk", "pad")
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "bos": ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "[EOS]", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
-    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
     "unk": ("<unk>", "[UNK]", "<|unk|>"),
     "mask": ("<mask>", "[MASK]", "<|mask|>"),
     "cls": ("[CLS]", "<cls>"),
