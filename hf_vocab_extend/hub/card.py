@@ -1,0 +1,325 @@
+"""The model card: rendered from the report alone, put around or between what the user wrote."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..auto_class import AutoClass, find_auto_class
+from ..errors import InvalidOptionError
+from ..methods import METHODS, get_method_class
+from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport
+from ..scrub import public_model_id, without_private
+from .snippet import usage_snippet
+
+BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
+END = "<!-- hf_vocab_extend: end -->"
+_BLOCK = re.compile(r"<!-- hf_vocab_extend: begin\b.*?<!-- hf_vocab_extend: end -->", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_LICENSE_KEYS = ("license", "license_name", "license_link")
+_OUR_KEYS = ("base_model", "base_model_relation")
+"""Front-matter keys that follow the report; of all others the user's own value stays, and lists are joined."""
+
+CARD_KEYS = frozenset(inspect.signature(ModelCardData).parameters) - {"kwargs", "ignore_metadata_errors"}
+EXTRA_KEYS = frozenset({"base_model_relation", "thumbnail", "inference", "widget", "co2_eq_emissions", "new_version"})
+
+_KIND_TEXT = {
+    "same": "kept as it was",
+    "exact": "copied from the token with the same text",
+    "byte": "copied from the token of the same byte",
+    "special": "copied from the special token of the same role",
+    "fuzzy": "copied from a token with the same text but for case or word start",
+    "hole": "padding without a token, mean of the source rows",
+    "method": "mixture of source rows, found by the method",
+    "predicted": "given by the method as numbers",
+    "override": "mixture named by the user",
+    "fallback": "mixture of the token's own source pieces (fallback)",
+    "random": "random, from the distribution of the source rows",
+    "new": "not initialised",
+}
+
+
+def render_card(
+    report: ExtensionReport,
+    *,
+    model_name: str | None = None,
+    load_name: str | None = None,
+    model_type: str | None = None,
+    architecture: str | None = None,
+    language: str | Sequence[str] | None = None,
+    library_name: str = "transformers",
+    pipeline_tag: str | None = None,
+    tags: Sequence[str] = (),
+    datasets: Sequence[str] | None = None,
+    existing: str | None = None,
+    **card_data: Any,
+) -> str:
+    """Render a README.md; no network, no files but the template.
+
+    Args:
+        report: What was done.
+        model_name: Title; by default the base model's name with the languages.
+        load_name: What the usage snippet loads: a Hub id or a relative folder. Without it there is no snippet.
+        model_type: ``model_type`` of ``config.json``.
+        architecture: Class of the model, the first of ``architectures`` in ``config.json``.
+        language: Language codes; by default those of the report.
+        library_name: Library that loads the model.
+        pipeline_tag: Task on the Hub; by default from the architecture, where that tells.
+        tags: More tags.
+        datasets: Hub ids of the data used.
+        existing: A README.md to keep: its own front-matter keys and all text outside our marks stay.
+        card_data: More keys of ``huggingface_hub.ModelCardData``, for example ``license``.
+
+    Returns:
+        The text, with line breaks as in ``existing``.
+
+    Raises:
+        InvalidOptionError: If a key is unknown, or the front matter of ``existing`` is no YAML mapping.
+    """
+    _check_keys(card_data)
+    clean = ExtensionReport.from_dict(without_private(report.to_dict()))
+    auto = find_auto_class(model_type, architecture) if model_type and architecture else None
+    languages = _as_list(language) if language is not None else list(clean.languages)
+    name = model_name or _default_name(clean, languages)
+    data = ModelCardData(
+        base_model=public_model_id(report.base_model),
+        language=languages or None,
+        library_name=library_name,
+        pipeline_tag=pipeline_tag or (auto.pipeline_tag if auto else None),
+        tags=["hf_vocab_extend", "vocabulary-extension", clean.method, *tags],
+        datasets=list(datasets) if datasets else None,
+        eval_results=[_eval_result(item) for item in clean.evaluations] or None,
+        model_name=name,
+        **card_data,
+    )
+    if data.base_model is not None and "base_model_relation" not in card_data:
+        data["base_model_relation"] = "finetune"
+    block = _render_block(clean, data, name, load_name, auto, architecture)
+    return _merge(existing, _front_matter(data), name, block)
+
+
+def card_of_folder(folder: Path, **options: Any) -> str:
+    """Render the card of a saved folder from its ``vocab_extension.json`` and ``config.json``.
+
+    Args:
+        folder: The folder.
+        options: Options of :func:`render_card`.
+
+    Raises:
+        InvalidOptionError: If one of the two files is missing.
+    """
+    for name in (REPORT_FILE, "config.json"):
+        if not (folder / name).is_file():
+            raise InvalidOptionError(f"'{folder.name}' holds no {name}. Give a folder that save_pretrained wrote.")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    found = {"model_type": config.get("model_type"), "architecture": (config.get("architectures") or [None])[0]}
+    report = ExtensionReport.from_json((folder / REPORT_FILE).read_text("utf-8"))
+    return render_card(report, **(found | options))
+
+
+def stated_license(readme: Path) -> dict[str, str]:
+    """Return the licence keys in the front matter of a README.md; empty if there are none."""
+    if not readme.is_file():
+        return {}
+    front, _ = split_front_matter(readme.read_text("utf-8"))
+    return {key: front[key] for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
+
+
+def has_own_prose(text: str) -> bool:
+    """Whether a card holds text of the user's own besides a title."""
+    _, body = split_front_matter(text)
+    rest = _BLOCK.sub("", body).strip()
+    return bool(re.sub(r"\A# [^\n]*", "", rest).strip())
+
+
+def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """Return the front matter as data, and the text after it.
+
+    Raises:
+        InvalidOptionError: If the front matter is no YAML mapping.
+    """
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return {}, text
+    try:
+        data = yaml.safe_load(match[1]) or {}
+    except yaml.YAMLError as error:
+        raise InvalidOptionError(
+            f"The front matter of README.md is not YAML ({str(error).splitlines()[0]}). Correct it, then save again."
+        ) from error
+    if not isinstance(data, dict):
+        raise InvalidOptionError("The front matter of README.md is no mapping of keys to values. Correct it.")
+    return data, text[match.end() :]
+
+
+def _check_keys(card_data: Mapping[str, Any]) -> None:
+    """Refuse keys that no card has: the Hub would ignore a misspelt one silently."""
+    unknown = sorted(set(card_data) - CARD_KEYS - EXTRA_KEYS)
+    if unknown:
+        known = ", ".join(sorted(CARD_KEYS | EXTRA_KEYS))
+        raise InvalidOptionError(f"A model card has no key '{unknown[0]}'. Its keys: {known}.")
+
+
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    """Return one or many strings as a list."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _default_name(report: ExtensionReport, languages: list[str]) -> str:
+    """Return the base model's name with the languages."""
+    base = (public_model_id(report.base_model) or "model").rpartition("/")[2]
+    return "-".join([base, *languages]) if languages else f"{base}-extended"
+
+
+def _eval_result(evaluation: Mapping[str, Any]) -> EvalResult:
+    """Return one evaluation in the form of the front matter's model index."""
+    return EvalResult(
+        task_type=_slug(evaluation["task"]),
+        task_name=evaluation["task"],
+        dataset_type=_slug(evaluation["dataset"], keep="/"),
+        dataset_name=evaluation["dataset"],
+        metric_type=_slug(evaluation["metric"], keep="@_"),
+        metric_name=evaluation["metric"],
+        metric_value=round(evaluation["value"], 6),
+    )
+
+
+def _slug(text: str, keep: str = "") -> str:
+    """Return an identifier: lower case, other characters than letters and digits as hyphens."""
+    return re.sub(rf"[^a-z0-9{re.escape(keep)}]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def _render_block(
+    report: ExtensionReport,
+    data: ModelCardData,
+    name: str,
+    load_name: str | None,
+    auto: AutoClass | None,
+    architecture: str | None,
+) -> str:
+    """Render the part between the marks."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
+    )
+    environment.filters["cell"] = _cell
+    environment.filters["number"] = _number
+    template = environment.from_string(files(__package__).joinpath("card_template.md").read_text("ascii"))
+    method = get_method_class(report.method) if report.method in METHODS else None
+    body = template.render(
+        report=report,
+        name=name,
+        base_model=data.base_model,
+        languages=data.language or [],
+        snippet=usage_snippet(load_name, auto, architecture) if load_name else None,
+        kinds=_kind_rows(report),
+        copied=report.count(COPIED),
+        estimated=report.count(ESTIMATED),
+        random=report.count(RANDOM),
+        fertility=_fertility_rows(report),
+        method=method,
+        method_config=json.dumps(report.method_config, ensure_ascii=False, sort_keys=True),
+        training=sorted((report.training or {}).items()),
+    )
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    return f"{BEGIN}\n\n{body}\n\n{END}"
+
+
+def _kind_rows(report: ExtensionReport) -> list[tuple[str, int, str]]:
+    """Return for each kind of row: what it means, how many there are, its share of the corpus."""
+    order = [kind for kind in _KIND_TEXT if kind in report.counts_by_kind]
+    order += sorted(set(report.counts_by_kind) - set(order))
+    shares = report.coverage
+    return [
+        (
+            _KIND_TEXT.get(kind, kind),
+            report.counts_by_kind[kind],
+            "" if shares is None else f"{100 * shares.get(kind, 0.0):.1f} %",
+        )
+        for kind in order
+    ]
+
+
+_FERTILITY = (
+    ("tokens_per_word", "tokens per word", "{:.3f}"),
+    ("bytes_per_token", "bytes per token", "{:.3f}"),
+    ("unknown_rate", "unknown tokens", "{:.2%}"),
+    ("byte_fallback_rate", "tokens that are single bytes", "{:.2%}"),
+    ("round_trip_rate", "lines that decode to themselves", "{:.2%}"),
+    ("pre_tokens_per_word", "lower limit of tokens per word (pre-tokenizer)", "{:.3f}"),
+    ("new_token_rate", "share of new tokens in the text", "{:.2%}"),
+)
+
+
+def _fertility_rows(report: ExtensionReport) -> list[tuple[str, str, str]]:
+    """Return label, before and after of each measure; empty without a corpus."""
+    before, after = report.fertility_before or {}, report.fertility_after or {}
+    rows = []
+    for key, label, form in _FERTILITY:
+        values = [form.format(item[key]) if item.get(key) is not None else "" for item in (before, after)]
+        if any(values):
+            rows.append((label, values[0], values[1]))
+    return rows
+
+
+def _cell(value: Any) -> str:
+    """Return text that cannot break a table or open a tag."""
+    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(text.split())
+
+
+def _number(value: float | None) -> str:
+    """Return a number with four significant digits, integers with thousands separators."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _front_matter(data: ModelCardData) -> dict[str, Any]:
+    """Return the front matter as the Hub reads it: without empty keys, the name only inside the model index."""
+    front = data.to_dict()
+    front.pop("model_name", None)
+    return {key: value for key, value in front.items() if value not in (None, [], "")}
+
+
+def _merge(existing: str | None, front: dict[str, Any], name: str, block: str) -> str:
+    """Put front matter and block together with what an existing card holds besides them."""
+    if existing is None:
+        return _assemble(front, f"# {name}\n\n{block}\n")
+    windows = "\r\n" in existing
+    own, body = split_front_matter(existing.replace("\r\n", "\n"))
+    if _BLOCK.search(body):
+        body = _BLOCK.sub(lambda _: block, body, count=1)
+    else:
+        body = body.rstrip("\n") + f"\n\n{block}\n"
+    text = _assemble(_merge_front_matter(own, front), body.lstrip("\n"))
+    return text.replace("\n", "\r\n") if windows else text
+
+
+def _merge_front_matter(own: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Join two front matters; see the rule at ``_OUR_KEYS``."""
+    merged = dict(own)
+    for key, value in new.items():
+        present = own.get(key)
+        if key == "model-index":
+            names = {entry["name"] for entry in value}
+            kept = [entry for entry in present or [] if not (isinstance(entry, dict) and entry.get("name") in names)]
+            merged[key] = kept + value
+        elif key in _OUR_KEYS or present is None:
+            merged[key] = value
+        elif isinstance(value, list):
+            merged[key] = list(dict.fromkeys([*_as_list(present), *value]))
+    return merged
+
+
+def _assemble(front: dict[str, Any], body: str) -> str:
+    """Return front matter and body as one text."""
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)}---\n\n{body}"

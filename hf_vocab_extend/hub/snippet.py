@@ -1,0 +1,54 @@
+"""Python code for the card that loads a model and uses it; a test runs it."""
+
+from __future__ import annotations
+
+from ..auto_class import AutoClass
+
+_TEXT = "Write a sentence in the new language here."
+_GENERATE = (
+    "output = model.generate(**inputs, max_new_tokens=20)",
+    "print(tokenizer.decode(output[0], skip_special_tokens=True))",
+)
+_LOGITS = ("print(model(**inputs).logits.shape)",)
+_HIDDEN = ("print(model(**inputs).last_hidden_state.shape)",)
+
+_USES = {
+    "AutoModelForCausalLM": _GENERATE,
+    "AutoModelForSeq2SeqLM": _GENERATE,
+    "AutoModelForMaskedLM": _LOGITS,
+    "AutoModelForSequenceClassification": _LOGITS,
+    "AutoModelForTokenClassification": _LOGITS,
+    "AutoModelForQuestionAnswering": ("print(model(**inputs).start_logits.shape)",),
+    "AutoModel": _HIDDEN,
+}
+"""Auto class to what follows after loading; for a class without an entry the snippet only loads."""
+
+
+def usage_snippet(load_name: str, auto: AutoClass | None, architecture: str | None) -> str | None:
+    """Return code that loads a model and runs it once, or None if nothing is known about its class.
+
+    Args:
+        load_name: Hub id or relative folder.
+        auto: The Auto class that loads it, if there is one.
+        architecture: The class itself; named if there is no Auto class and transformers exports it.
+    """
+    loader = auto.name if auto is not None else _exported(architecture)
+    if loader is None:
+        return None
+    uses = _USES.get(auto.name, ()) if auto is not None else ()
+    lines = [
+        f"from transformers import {', '.join(sorted(['AutoTokenizer', loader]))}",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{load_name}")',
+        f'model = {loader}.from_pretrained("{load_name}")',
+    ]
+    if uses:
+        lines += ["", f'inputs = tokenizer("{_TEXT}", return_tensors="pt")', *uses]
+    return "\n".join(lines)
+
+
+def _exported(architecture: str | None) -> str | None:
+    """Return the name of a class if transformers exports it."""
+    import transformers
+
+    return architecture if architecture and hasattr(transformers, architecture) else None

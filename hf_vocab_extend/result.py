@@ -1,0 +1,164 @@
+"""What ``extend_vocabulary`` gives back, and how it reaches a folder or the Hub."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._logging import get_logger
+from .report import REPORT_FILE, ExtensionReport
+from .saving import (
+    SPARE_BYTES,
+    ExtraFiles,
+    check_extra_files,
+    check_output_folder,
+    model_bytes,
+    save_tokenizer,
+    staged_folder,
+    write_extra_files,
+)
+from .scrub import without_private
+from .verify import verify_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .mapping import TokenMapping
+
+logger = get_logger(__name__)
+
+MAPPING_FILE = "vocab_mapping.safetensors"
+
+
+@dataclass
+class VocabExtension:
+    """An extended model with all that belongs to it.
+
+    Attributes:
+        model: The model; the same object that was given to ``extend_vocabulary``.
+        tokenizer: Its new tokenizer.
+        mapping: Where each row came from; ``mapping.explain("kitabu")``.
+        report: What was done. Replace it by ``report.with_evaluations(...)`` or ``report.with_training(...)`` before
+            saving, so that the card says so.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    mapping: TokenMapping
+    report: ExtensionReport
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: str | int = "5GB",
+        overwrite: bool = False,
+        verify: bool = True,
+        extra_files: ExtraFiles | None = None,
+        language: str | Sequence[str] | None = None,
+        license: str | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a folder that plain ``from_pretrained`` loads: model, tokenizer, report, mapping and card.
+
+        The folder is complete or not there at all; into one that exists, files move only when all of them are
+        written and checked. Other files of such a folder stay, and so does the text around our part of its README.md.
+
+        Args:
+            save_directory: Where to write.
+            max_shard_size: Largest size of one file of weights.
+            overwrite: Write into a folder that is not empty.
+            verify: Load the folder again and compare ids, tensors, ties, outputs and stop ids. It takes the memory of
+                a second model.
+            extra_files: Files to write along: relative path to a file, or to its bytes.
+            language: Language codes for the card; by default those of the report.
+            license: Licence for the card; by default what the base model's own README.md states, or none.
+            card: More arguments of :func:`~hf_vocab_extend.hub.card.render_card`, for example ``model_name``.
+
+        Raises:
+            OutputFolderError: Before any work, if the folder is not empty, not writable, a file, or on a full disk.
+            VerificationError: If the folder does not load back equal. Nothing is left of it.
+        """
+        extra_files = dict(extra_files or {})
+        check_extra_files(extra_files)
+        n_bytes = model_bytes(self.model) + SPARE_BYTES
+        path = check_output_folder(save_directory, n_bytes, overwrite=overwrite)
+        with staged_folder(path) as folder:
+            self._write(folder, max_shard_size, extra_files)
+            for note in verify_folder(folder, self.model, self.tokenizer) if verify else ():
+                logger.warning("%s", note)
+            from .hub.card import card_of_folder
+
+            readme = path / "README.md"
+            options = {"language": language, "model_name": path.name, "load_name": path.name}
+            options |= {"license": license} if license else self._license()
+            old = readme.read_text("utf-8") if readme.is_file() else None
+            text = card_of_folder(folder, **(options | dict(card or {}) | {"existing": old}))
+            (folder / "README.md").write_text(text, "utf-8")
+        logger.info("Saved to %s", path.name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        **save_options: Any,
+    ) -> CommitInfo:
+        """Save, verify and upload in one commit; the repository is created if it does not exist.
+
+        Args:
+            repo_id: ``user/name`` or ``name``.
+            private: Whether a new repository is private; None takes the organisation's default.
+            token: A token, None for the saved one, False for none.
+            revision: Branch to commit to; it is created if it does not exist.
+            create_pr: Open a pull request instead of committing to the branch.
+            commit_message: First line of the commit.
+            save_options: Options of :meth:`save_pretrained`.
+
+        Returns:
+            The commit, with its address.
+
+        Raises:
+            HubError: If the Hub refuses; the message says what to do.
+            VerificationError: If the saved folder does not load back equal. Nothing is uploaded then.
+        """
+        from .hub.push import check_repo_id, push_folder
+
+        name = check_repo_id(repo_id)
+        with tempfile.TemporaryDirectory(prefix="hf_vocab_extend-") as scratch:
+            folder = Path(scratch) / name.rpartition("/")[2]
+            self.save_pretrained(folder, **save_options)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
+
+    def _write(self, folder: Path, max_shard_size: str | int, extra_files: ExtraFiles) -> None:
+        """Write everything but the card."""
+        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        save_tokenizer(self.tokenizer, folder)
+        report = ExtensionReport.from_dict(without_private(self.report.to_dict()))
+        (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
+        self.mapping.save(folder / MAPPING_FILE)
+        write_extra_files(extra_files, folder)
+
+    def _license(self) -> dict[str, str]:
+        """Return what the base model's own README.md states, if it lies in a local folder."""
+        from .hub.card import stated_license
+
+        name = self.model.config._name_or_path
+        return stated_license(Path(name) / "README.md") if name else {}
