@@ -155,6 +155,52 @@ SEQ2SEQ: dict[str, tuple[str, str, dict]] = {
 """Name to model class, config class and options of models with an encoder and a decoder."""
 
 SPECS = {**ENCODERS, **DECODERS, **SEQ2SEQ}
+
+
+def _gemma3_multimodal(vocab_size: int, tied: bool) -> transformers.PretrainedConfig:
+    text = {**_DECODER, "vocab_size": vocab_size}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 8, "patch_size": 4},
+        mm_tokens_per_image=4,
+        image_token_id=4,
+        tie_word_embeddings=tied,
+    )
+
+
+def _gemma3n_text(vocab_size: int, tied: bool) -> transformers.PretrainedConfig:
+    return transformers.Gemma3nTextConfig(
+        **{**_DECODER, "num_hidden_layers": 2, "intermediate_size": [24, 24]},
+        vocab_size=vocab_size,
+        vocab_size_per_layer_input=vocab_size - 5,
+        hidden_size_per_layer_input=4,
+        num_kv_shared_layers=0,
+        laurel_rank=4,
+        layer_types=["full_attention", "sliding_attention"],
+        activation_sparsity_pattern=[0.0, 0.0],
+        tie_word_embeddings=tied,
+    )
+
+
+def _mllama(vocab_size: int, tied: bool) -> transformers.PretrainedConfig:
+    options = {**_DECODER, "num_hidden_layers": 2, "cross_attention_layers": [1], "vocab_size": vocab_size}
+    return transformers.models.mllama.configuration_mllama.MllamaTextConfig(**options, tie_word_embeddings=tied)
+
+
+def _t5gemma(vocab_size: int, tied: bool) -> transformers.PretrainedConfig:
+    part = {**_DECODER, "vocab_size": vocab_size, "layer_types": ["full_attention"]}
+    return transformers.T5GemmaConfig(encoder=dict(part), decoder=dict(part), tie_word_embeddings=tied)
+
+
+NESTED = {
+    "gemma3_multimodal": ("Gemma3ForConditionalGeneration", _gemma3_multimodal),
+    "gemma3n_text": ("Gemma3nForCausalLM", _gemma3n_text),
+    "mllama": ("MllamaForCausalLM", _mllama),
+    "t5gemma": ("T5GemmaForConditionalGeneration", _t5gemma),
+}
+"""Models with nested configs, with tables of several lengths, or both: name to class and config builder."""
+
 BODIES = frozenset({"bert_body", "mpnet_body", "xlm_roberta_body"})
 """Models without a head: tied or not does not apply."""
 ALWAYS_TIED = frozenset({"t5", "mt5", "umt5", "longt5"})
@@ -165,16 +211,20 @@ def build(name: str, vocab_size: int = 97, tied: bool = True, **options: object)
     """Build a model in evaluation mode, the same at every call.
 
     Args:
-        name: One of ``SPECS``.
+        name: One of ``SPECS`` or ``NESTED``.
         vocab_size: Rows of its tables.
         tied: Whether the head shares the input table.
-        **options: More options of the config class.
+        **options: More options of the config class, for those of ``SPECS``.
     """
-    class_name, config_name, fixed = SPECS[name]
-    config_class = getattr(transformers, config_name)
+    if name in NESTED:
+        class_name, make_config = NESTED[name]
+        config = make_config(vocab_size, tied)
+    else:
+        class_name, config_name, fixed = SPECS[name]
+        options = {"vocab_size": vocab_size, "tie_word_embeddings": tied, **fixed, **options}
+        config = getattr(transformers, config_name)(**options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = config_class(vocab_size=vocab_size, tie_word_embeddings=tied, **{**fixed, **options})
         model = getattr(transformers, class_name)(config)
         if not tied and name in ALWAYS_TIED:
             model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))

@@ -23,7 +23,7 @@ OTHER_MODALITY = re.compile(r"audio|vision|speech|codec|acoustic|image|video|dep
 """Names of nested configs and modules whose vocabulary is not the tokenizer's."""
 
 ROLES_BY_NAME = (
-    (re.compile(r"(^|\.)embed_tokens_per_layer\.weight$"), "per_layer"),
+    (re.compile(r"(^|\.)(embed_tokens_per_layer|value_embeddings)\.weight$"), "per_layer"),
     (re.compile(r"(^|\.)final_logits_bias$"), "logits_bias"),
     (
         re.compile(
@@ -59,8 +59,18 @@ NOT_VOCABULARY = re.compile(
 )
 """Names of tensors that are never indexed by tokens, for models that cannot be probed."""
 
-COMPOSITE_TYPES = frozenset({"encoder-decoder", "speech-encoder-decoder", "musicgen", "musicgen_melody", "moshi"})
-"""Model types that hold several vocabularies behind one ``get_input_embeddings``."""
+_TWO_VOCABULARIES = "it holds several vocabularies behind one input table; extend its encoder or decoder on its own"
+REFUSED_TYPES = {
+    "encoder-decoder": _TWO_VOCABULARIES,
+    "speech-encoder-decoder": _TWO_VOCABULARIES,
+    "musicgen": _TWO_VOCABULARIES,
+    "musicgen_melody": _TWO_VOCABULARIES,
+    "moshi": _TWO_VOCABULARIES,
+    "gemma3n": "its code reads every id from a fixed one on as audio, so text tokens cannot be added; extend its text "
+    "model (Gemma3nForCausalLM) on its own",
+    "cpmant": "its code finds prompt rows by counting from the vocabulary size, so rows cannot be added",
+}
+"""Model types whose code gives ids a meaning that no table shows, with the reason for the message."""
 
 FLAG_IS_ARITHMETIC = frozenset({"umt5"})
 """Model types whose forward pass reads ``tie_word_embeddings`` as a scale: the flag must stay as it was loaded."""

@@ -19,7 +19,7 @@ from ..errors import TokenizerMismatchError, UnsupportedModelError
 from .checks import check_model, check_plain, check_values
 from .config_tree import fields_of, main_config
 from .probe import Dependence, named_tensors, probe
-from .registry import COMPOSITE_TYPES, LAYER_STACK, NOT_VOCABULARY, ROLES_BY_NAME, SECOND_VOCABULARY_FIELDS
+from .registry import LAYER_STACK, NOT_VOCABULARY, REFUSED_TYPES, ROLES_BY_NAME, SECOND_VOCABULARY_FIELDS
 
 _ROLE_ORDER = ("input", "head", "per_layer", "bias", "logits_bias")
 
@@ -142,11 +142,9 @@ def find_sites(model: PreTrainedModel, n_source_ids: int) -> Sites:
 
 def _main_table(model: PreTrainedModel) -> torch.Tensor:
     """Return the weight of the model's input embeddings."""
-    if model.config.model_type in COMPOSITE_TYPES:
-        raise UnsupportedModelError(
-            f"A model of type '{model.config.model_type}' holds several vocabularies behind one input table. "
-            "Extend its encoder or its decoder on its own."
-        )
+    reason = REFUSED_TYPES.get(model.config.model_type)
+    if reason is not None:
+        raise UnsupportedModelError(f"A model of type '{model.config.model_type}' cannot be extended: {reason}.")
     try:
         module = model.get_input_embeddings()
     except NotImplementedError as error:
