@@ -14,7 +14,7 @@ import numpy as np
 from .errors import InvalidOptionError, TokenizerMismatchError
 from .vocab.canonical import CanonicalVocab, TokenKind, canonicalise
 from .vocab.matching import MatchKind, match
-from .vocab.pipeline import backend_of
+from .vocab.pipeline import backend_of, detect_family
 from .vocab.special_tokens import match_roles
 
 if TYPE_CHECKING:
@@ -113,13 +113,36 @@ def _moved(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     return None if moved is None else (moved[1], moved[0], there.get(moved[1]))
 
 
-def is_grown_from(source_tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether every source token has the same id in the target.
+def _check_grown(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> None:
+    """Raise unless the target has grown from the source.
 
     Raises:
-        UnsupportedTokenizerError: If one of the two has no ``tokenizer.json`` behind it.
+        TokenizerMismatchError: It states the first difference.
     """
-    return _moved(source_tokenizer, target_tokenizer) is None
+    families = detect_family(source), detect_family(target)
+    moved = _moved(source, target)
+    if moved is not None:
+        token, index, elsewhere = moved
+        place = "none" if elsewhere is None else elsewhere
+        fact = f"{token!r} has id {index} in the source and {place} in the target"
+    elif families[0] is not families[1]:
+        fact = f"the source is {families[0].value}, the target {families[1].value}"
+    else:
+        return
+    raise TokenizerMismatchError(
+        f"The target tokenizer has not grown from the source: {fact}. Merge them first with merge_tokenizers, or use "
+        "mode='replace'."
+    )
+
+
+def is_grown_from(source_tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether every source token has the same id in the target, and both spell alike.
+
+    Raises:
+        UnsupportedTokenizerError: If one of the two has no ``tokenizer.json`` behind it or belongs to no known family.
+    """
+    alike = detect_family(source_tokenizer) is detect_family(target_tokenizer)
+    return alike and _moved(source_tokenizer, target_tokenizer) is None
 
 
 def build_plan(
@@ -148,14 +171,8 @@ def build_plan(
     """
     if mode not in ("extend", "replace"):
         raise InvalidOptionError(f"mode is {mode!r}. Choose 'extend' (keep all source ids) or 'replace'.")
-    moved = _moved(source_tokenizer, target_tokenizer) if mode == "extend" else None
-    if moved is not None:
-        token, index, elsewhere = moved
-        raise TokenizerMismatchError(
-            f"The target tokenizer has not grown from the source: {token!r} has id {index} in the source and "
-            f"{'none' if elsewhere is None else elsewhere} in the target. Merge them first with merge_tokenizers, or "
-            "use mode='replace'."
-        )
+    if mode == "extend":
+        _check_grown(source_tokenizer, target_tokenizer)
     source, target = canonicalise(source_tokenizer), canonicalise(target_tokenizer)
     source_ids, kinds = match(source, target, match_roles(source_tokenizer, target_tokenizer, roles), fuzzy)
     kept = _kept(source, target, mode)

@@ -349,7 +349,9 @@ def test_control_tokens_are_not_unused(token):
     assert row(canonicalise(wrap(backend)), token)[3] is TokenKind.SPECIAL
 
 
-@pytest.mark.parametrize("token", ["unused", "reserved", "placeholder", "<b>", "[0]", "<<", "dummy1"])
+@pytest.mark.parametrize(
+    "token", ["unused", "reserved", "placeholder", "<b>", "[0]", "<<", "dummy1", "<" + "ab" * 30000]
+)
 def test_words_are_not_unused(token):
     assert row(canonicalise(wrap(byte_bpe([token]))), token)[3] is TokenKind.NORMAL
 

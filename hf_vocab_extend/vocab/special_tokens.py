@@ -41,10 +41,10 @@ FALLBACKS = {"bos": "cls", "cls": "bos", "eos": "sep", "sep": "eos"}
 BORROWED = ("unk", "pad")
 """Roles that a tokenizer without such a token gives to another's (pad = eos): the token is then not one of these."""
 
-_GAP = r"[_▁ -]?"
+_WORD = r"[a-z_▁ -]*"
 _UNUSED = re.compile(
-    rf"[<\[>]+[|｜]?(?:[a-z]+{_GAP})*(?:unused|reserved|dummy|place{_GAP}holder|not{_GAP}used)(?:{_GAP}[a-z]+)*{_GAP}"
-    rf"\d+[|｜]?[>\]<]+|<special_\d+>|\[control_\d+\]|madeupword\d+|<\w+>notused",
+    rf"[<\[>]+[|｜]?{_WORD}(?:unused|reserved|dummy|place[_▁ -]?holder|not[_▁ -]?used){_WORD}\d+[|｜]?[>\]<]+"
+    r"|<special_\d+>|\[control_\d+\]|madeupword\d+|<\w+>notused",
     re.IGNORECASE,
 )
 
