@@ -1,0 +1,402 @@
+"""merge_tokenizers: the vocabulary of another tokenizer, or a word list, added to a tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from tokenizers import models
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..errors import InvalidOptionError
+from .adding import (
+    Data,
+    append_merges,
+    append_pieces,
+    append_special_tokens,
+    append_tokens,
+    first_free_id,
+    merge_pairs,
+    token_ids,
+)
+from .backend import read_json, rebuild
+from .deriving import Goal, all_splits, derive_merges, join
+from .pipeline import Family, Spelling, read_spelling
+from .reachability import unreachable_ids
+from .requests import Entries, Request, Speller, Words, read_tokenizer, read_words
+from .scoring import score_pieces, silent_score
+from .special_tokens import match_roles
+
+if TYPE_CHECKING:
+    from ..resources.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What became of everything that was asked for; all but the last two add up to ``requested``.
+
+    Attributes:
+        requested: Tokens of the other tokenizer, or different words of the list.
+        added: Tokens added because they were asked for, control tokens included.
+        already_present: Tokens that were there, or became equal to another one by the tokenizer's normalizer.
+        unreachable: Left out: the normalizer or pre-tokenizer changes or cuts them, so that no text leads to them.
+        skipped_special: Control tokens and names of unused places.
+        skipped_partial: Bytes and parts of characters.
+        skipped_rare: Counted less often than ``min_frequency``.
+        left_out: Beyond ``max_new_tokens``.
+        intermediate_added: Further new tokens, each a step on the way to others or a character they need.
+        unreachable_tokens: Those left out as unreachable, in the tokenizer's own spelling where it has one.
+    """
+
+    requested: int
+    added: int
+    already_present: int
+    unreachable: int
+    skipped_special: int
+    skipped_partial: int
+    skipped_rare: int
+    left_out: int
+    intermediate_added: int
+    unreachable_tokens: tuple[str, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        """Rows that a model needs for the additions."""
+        return self.added + self.intermediate_added
+
+
+@overload
+def merge_tokenizers(
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | Words,
+    *,
+    corpus: Corpus | Any = ...,
+    min_frequency: int = ...,
+    max_new_tokens: int | None = ...,
+    special_tokens: bool = ...,
+    return_report: Literal[False] = ...,
+) -> PreTrainedTokenizerFast: ...
+@overload
+def merge_tokenizers(
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | Words,
+    *,
+    corpus: Corpus | Any = ...,
+    min_frequency: int = ...,
+    max_new_tokens: int | None = ...,
+    special_tokens: bool = ...,
+    return_report: Literal[True],
+) -> tuple[PreTrainedTokenizerFast, MergeReport]: ...
+def merge_tokenizers(
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | Words,
+    *,
+    corpus: Corpus | Any = None,
+    min_frequency: int = 1,
+    max_new_tokens: int | None = None,
+    special_tokens: bool = False,
+    return_report: bool = False,
+) -> PreTrainedTokenizerFast | tuple[PreTrainedTokenizerFast, MergeReport]:
+    """Add the vocabulary of another tokenizer, of any family, or a word list to a tokenizer.
+
+    Old ids stay, new ones follow the highest. The pipeline, the control tokens, the chat template, truncation and
+    maximum length stay. Every added token is one that text can lead to; others are left out and counted. The result is
+    the same, byte for byte, at every run.
+
+    A BPE gets merges of its own that make each token out of the pieces it is cut into today, after all old merges, so
+    that text without new tokens is cut as before; merges of the other tokenizer would start from pieces that never
+    occur here. Under ``ignore_merges`` a whole pre-token needs none. A Unigram model gets scores: those of the other
+    one if it has them, lifted where a piece would not win its own text. A WordPiece vocabulary is appended to.
+
+    Args:
+        tokenizer: Tokenizer to extend; it is not changed.
+        other: A tokenizer, or whole words: an iterable, or a mapping of words to counts.
+        corpus: Text in which the tokens of ``other`` are counted, to order and to drop them; without it their order
+            and scores stand in for counts. Not used for a word list.
+        min_frequency: Tokens or words counted less often are left out.
+        max_new_tokens: Most ids to add, those on the way to others included; the most wanted go first.
+        special_tokens: Whether to add those control tokens of ``other`` that play no role here and have no namesake,
+            chat markers for example, as control tokens.
+        return_report: Whether to return a :class:`MergeReport` too.
+
+    Raises:
+        UnsupportedTokenizerError: If a tokenizer has no ``tokenizer.json`` behind it or is of no known family.
+        InvalidOptionError: If an option is out of range, the word list is empty or holds something else than words.
+        CorpusError: If the corpus is empty or unreadable.
+    """
+    _check_options(other, corpus, min_frequency, max_new_tokens, special_tokens)
+    spelling = read_spelling(tokenizer)
+    if isinstance(other, PreTrainedTokenizerBase):
+        entries = read_tokenizer(other, corpus, min_frequency)
+        controls = _control_tokens(tokenizer, other) if special_tokens else []
+    else:
+        entries, controls = read_words(other, min_frequency), []
+    if not len(entries):
+        raise InvalidOptionError("The word list is empty: nothing to merge. Pass at least one word.")
+    merger = _Merger(tokenizer, spelling, entries, controls, max_new_tokens)
+    merged = merger.run()
+    return (merged, merger.report()) if return_report else merged
+
+
+def _check_options(
+    other: Any, corpus: Any, min_frequency: int, max_new_tokens: int | None, special_tokens: bool
+) -> None:
+    """Refuse what makes no sense, before any work."""
+    if min_frequency < 1:
+        raise InvalidOptionError(f"min_frequency is {min_frequency}; it must be at least 1.")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise InvalidOptionError(f"max_new_tokens is {max_new_tokens}; it must be at least 1, or None for no limit.")
+    if isinstance(other, PreTrainedTokenizerBase):
+        if min_frequency > 1 and corpus is None:
+            raise InvalidOptionError(
+                f"min_frequency is {min_frequency}, but a vocabulary has no counts. Pass corpus= to count its tokens in."
+            )
+        return
+    if isinstance(other, str | bytes) or not hasattr(other, "__iter__"):
+        raise InvalidOptionError(
+            f"other is a {type(other).__name__}. Pass a tokenizer, an iterable of words, or a mapping of words to counts."
+        )
+    if corpus is not None or special_tokens:
+        raise InvalidOptionError("corpus and special_tokens go with another tokenizer; a word list takes neither.")
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
+    """Return the control tokens of the other tokenizer without a counterpart here, in id order."""
+    matched = match_roles(tokenizer, other)
+    present = tokenizer.get_vocab()
+    decoder = other.added_tokens_decoder
+    return [
+        decoder[index].content
+        for index in sorted(decoder)
+        if decoder[index].special and index not in matched and decoder[index].content not in present
+    ]
+
+
+@dataclass
+class Addition:
+    """What a family's strategy put into a ``tokenizer.json``.
+
+    Attributes:
+        added: Requests that are in, in the order of their ids or not.
+        steps: Further tokens.
+        failed: Requests that could not be made.
+    """
+
+    added: list[Request]
+    steps: list[str]
+    failed: list[Request]
+
+
+class _Merger:
+    """One merge: add, look for dead tokens, take those out, until there are none."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        spelling: Spelling,
+        entries: Entries,
+        controls: list[str],
+        limit: int | None,
+    ) -> None:
+        self.tokenizer, self.spelling, self.entries = tokenizer, spelling, entries
+        self.controls, self.limit = controls, limit
+        self.data = read_json(tokenizer)
+        self.unreachable: list[str] = []
+        self.left_out = 0
+        self.forbidden = frozenset(token["content"] for token in self.data["added_tokens"]) | frozenset(controls)
+        self.requests = self._read()
+        self.result = Addition([], [], [])
+
+    def _read(self) -> list[Request]:
+        """Spell the entries; keep those that are new and that text can lead to."""
+        speller = Speller(self.tokenizer)
+        present = token_ids(self.data).keys()
+        requests: dict[str, Request] = {}
+        for entry in self.entries.entries:
+            request = speller.request(entry)
+            if request is None:
+                self.unreachable.append(entry.text)
+            elif request.token not in present:
+                requests.setdefault(request.token, request)
+        self.already_present = len(self.entries.entries) - len(self.unreachable) - len(requests)
+        return list(requests.values())
+
+    def run(self) -> PreTrainedTokenizerFast:
+        """Return the extended tokenizer."""
+        strategy = _STRATEGIES[self.spelling.family]
+        while True:
+            data = _own_copy(self.data)
+            self.result = strategy(data, self.requests, self.spelling, self.forbidden)
+            excess = 0
+            if self.limit is not None:
+                excess = len(self.result.added) + len(self.result.steps) + len(self.controls) - self.limit
+            if excess > 0 and self.requests:
+                self._drop(self.result.failed)
+                self.left_out += min(excess, len(self.requests))
+                self.requests = self.requests[: max(0, len(self.requests) - excess)]
+                continue
+            append_special_tokens(data, self.controls)
+            merged = rebuild(self.tokenizer, data)
+            if not self._take_out_dead(merged):
+                self._drop(self.result.failed)
+                return merged
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        """Count requests as unreachable."""
+        gone = {request.token for request in requests}
+        self.unreachable += [request.token for request in requests]
+        self.requests = [request for request in self.requests if request.token not in gone]
+
+    def _take_out_dead(self, merged: PreTrainedTokenizerFast) -> bool:
+        """Take the new tokens that no text leads to out of the next attempt; say whether there were any."""
+        ids = range(first_free_id(self.data), first_free_id(self.data) + len(self.result.added) + len(self.result.steps))
+        dead = {str(merged.convert_ids_to_tokens(index)) for index in unreachable_ids(merged, ids)}
+        if not dead:
+            return False
+        self._drop([request for request in self.requests if request.token in dead])
+        self.forbidden |= dead
+        return True
+
+    def report(self) -> MergeReport:
+        """Return the counts."""
+        entries = self.entries
+        return MergeReport(
+            requested=len(entries),
+            added=len(self.result.added) + len(self.controls),
+            already_present=self.already_present,
+            unreachable=len(self.unreachable),
+            skipped_special=entries.special - len(self.controls),
+            skipped_partial=entries.partial,
+            skipped_rare=entries.rare,
+            left_out=self.left_out,
+            intermediate_added=len(self.result.steps),
+            unreachable_tokens=tuple(self.unreachable),
+        )
+
+
+def _own_copy(data: Data) -> Data:
+    """Copy what a strategy changes."""
+    model = dict(data["model"])
+    model["vocab"] = model["vocab"].copy()
+    return data | {"model": model, "added_tokens": list(data["added_tokens"])}
+
+
+Strategy = Callable[[Data, Sequence[Request], Spelling, frozenset[str]], Addition]
+
+
+def _add_to_bpe(data: Data, requests: Sequence[Request], spelling: Spelling, forbidden: frozenset[str]) -> Addition:
+    """Append products and the merges that make them."""
+    present = token_ids(data)
+    symbols = _new_symbols(requests, present, spelling, forbidden)
+    cutter = _Cutter(data, symbols, spelling.suffix)
+    whole_first = bool(data["model"].get("ignore_merges"))
+    goals, asked, failed = [], [], []
+    for request in requests:
+        pieces = cutter.cut(request.token)
+        if pieces is None:
+            failed.append(request)
+        else:
+            goals.append(Goal(pieces, request.entry.weight, whole_first and request.whole))
+            asked.append(request)
+    products = derive_merges(goals, forbidden)
+    ranks = {product: rank for rank, product in enumerate(products)}
+    made, alone = set(), []
+    for goal, request in zip(goals, asked, strict=True):
+        if len(join(goal.pieces, ranks)) == 1:
+            made.add(request.token)
+        elif goal.whole:
+            alone.append(request.token)
+        else:
+            failed.append(request)
+    tokens = list(dict.fromkeys([*symbols, *(item for item in products if item not in present), *alone]))
+    append_tokens(data, tokens)
+    known = set(merge_pairs(data))
+    splits = all_splits(products, data["model"]["vocab"], spelling.suffix)
+    append_merges(data, (pair for pair in splits if pair not in known))
+    wanted = made | set(alone)
+    added = [request for request in asked if request.token in wanted]
+    return Addition(added, [token for token in tokens if token not in wanted], failed)
+
+
+def _new_symbols(
+    requests: Sequence[Request], present: dict[str, int], spelling: Spelling, forbidden: frozenset[str]
+) -> list[str]:
+    """Return the single characters that the requests need and the vocabulary lacks, in the order of their use."""
+    needed: dict[str, None] = {}
+    for request in requests:
+        ends = bool(spelling.suffix) and request.token.endswith(spelling.suffix)
+        body = request.token[: -len(spelling.suffix)] if ends else request.token
+        symbols = list(body[:-1]) + [body[-1] + spelling.suffix] if ends else list(body)
+        if not any(symbol in forbidden for symbol in symbols):
+            needed.update((symbol, None) for symbol in symbols if symbol not in present)
+    return list(needed)
+
+
+class _Cutter:
+    """Cuts tokens with the merges of a BPE alone, whatever its pipeline and its other rules."""
+
+    def __init__(self, data: Data, symbols: Sequence[str], suffix: str) -> None:
+        vocab = dict(data["model"]["vocab"])
+        start = first_free_id(data)
+        vocab |= {symbol: start + index for index, symbol in enumerate(symbols)}
+        merges = merge_pairs(data)
+        self.suffix = suffix
+        self.inner = models.BPE(vocab=vocab, merges=merges)
+        self.last = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=suffix) if suffix else self.inner
+
+    def cut(self, token: str) -> tuple[str, ...] | None:
+        """Return the pieces of a token, or None if a character of it is not in the vocabulary."""
+        ends = bool(self.suffix) and token.endswith(self.suffix)
+        pieces = (
+            self.last.tokenize(token[: -len(self.suffix)]) if ends else self.inner.tokenize(token)
+        )
+        values = tuple(piece.value for piece in pieces)
+        return values if "".join(values) == token else None
+
+
+def _add_to_unigram(
+    data: Data, requests: Sequence[Request], spelling: Spelling, forbidden: frozenset[str]
+) -> Addition:
+    """Append pieces with scores."""
+    scores = {piece: score for piece, score in data["model"]["vocab"] if piece not in forbidden}
+    total = sum(request.entry.weight for request in requests)
+    proposals: dict[str, float | None] = {}
+    for request in requests:
+        entry = request.entry
+        guess = math.log(entry.weight / total) if entry.weight > 1 else None
+        proposals[request.token] = guess if entry.score is None else entry.score
+    pieces = score_pieces(proposals, scores)
+    names = [token["content"] for token in data["added_tokens"]]
+    append_pieces(data, list(pieces.items()), silent_score(names, scores | pieces))
+    return Addition(list(requests), [], [])
+
+
+def _add_to_wordpiece(
+    data: Data, requests: Sequence[Request], spelling: Spelling, forbidden: frozenset[str]
+) -> Addition:
+    """Append pieces, and each character that could be left over behind a new one.
+
+    The longest piece wins, and if the rest of the word then has no piece, the whole word becomes unknown. Where each
+    character is a piece inside words, that cannot happen; a vocabulary in which some is not gets it.
+    """
+    vocab, prefix = data["model"]["vocab"], spelling.prefix
+    inside = {char for token in vocab if token.startswith(prefix) and token not in forbidden for char in token[len(prefix):]}
+    needed = sorted(prefix + char for char in inside if prefix + char not in vocab)
+    tokens = [request.token for request in requests]
+    wanted = set(tokens)
+    steps = [token for token in needed if token not in wanted and token not in forbidden] if tokens else []
+    append_tokens(data, [*tokens, *steps])
+    return Addition(list(requests), steps, [])
+
+
+_STRATEGIES: dict[Family, Strategy] = {
+    Family.BYTE_BPE: _add_to_bpe,
+    Family.SENTENCEPIECE_BPE: _add_to_bpe,
+    Family.SUFFIX_BPE: _add_to_bpe,
+    Family.UNIGRAM: _add_to_unigram,
+    Family.WORDPIECE: _add_to_wordpiece,
+}
+
+__all__ = ["MergeReport", "merge_tokenizers"]
