@@ -205,29 +205,32 @@ def canonicalise(tokenizer: PreTrainedTokenizerBase) -> CanonicalVocab:
     backend = backend_of(tokenizer)
     spelling = read_spelling(tokenizer)
     vocab = backend.get_vocab(with_added_tokens=True)
-    own = backend.get_vocab(with_added_tokens=False)
     special, named = special_ids(tokenizer)
+    added = backend.get_added_tokens_decoder()
+    literal = {index for index, token in added.items() if backend.model.token_to_id(token.content) != index}
     n = max(vocab.values(), default=-1) + 1
     tokens: list[str | None] = [None] * n
-    raw = [b""] * n
-    starts, ends = np.full(n, UNTOLD, np.int8), np.full(n, UNTOLD, np.int8)
-    kinds = np.full(n, TokenKind.HOLE, np.uint8)
+    raw, kinds = [b""] * n, [int(TokenKind.HOLE)] * n
+    starts, ends = [UNTOLD] * n, [UNTOLD] * n
     read = _READERS[spelling.family]
     for token, index in vocab.items():
         tokens[index] = token
-        if index not in named and is_unused_name(token):
-            raw[index], kinds[index] = token.encode("utf-8"), TokenKind.UNUSED
-        elif index in special:
-            raw[index], kinds[index] = token.encode("utf-8"), TokenKind.SPECIAL
-        else:
-            parts = read(token, spelling) if own.get(token) == index else _literal(token, spelling)
-            raw[index], starts[index], ends[index], is_byte = parts
-            kinds[index] = TokenKind.BYTE if is_byte else TokenKind.NORMAL
+        unused = index not in named and is_unused_name(token)
+        if unused or index in special:
+            raw[index] = token.encode("utf-8", "surrogatepass")
+            kinds[index] = TokenKind.UNUSED if unused else TokenKind.SPECIAL
+            continue
+        parts = _literal(token, spelling) if index in literal else read(token, spelling)
+        raw[index], starts[index], ends[index], is_byte = parts
+        kinds[index] = TokenKind.BYTE if is_byte else TokenKind.NORMAL
     if spelling.family is Family.WORDPIECE:
-        unmarked = [index for index in np.flatnonzero(starts == 1).tolist() if _may_be_isolated(tokens[index] or "")]
+        unmarked = [index for index in range(n) if starts[index] == 1 and _may_be_isolated(tokens[index] or "")]
         isolated = _isolated((tokens[index] or "" for index in unmarked), backend)
-        starts[[index for index in unmarked if tokens[index] in isolated]] = UNTOLD
-    return CanonicalVocab(spelling.family, tuple(tokens), tuple(raw), starts, ends, kinds)
+        for index in unmarked:
+            if tokens[index] in isolated:
+                starts[index] = UNTOLD
+    places = np.array(starts, np.int8), np.array(ends, np.int8)
+    return CanonicalVocab(spelling.family, tuple(tokens), tuple(raw), *places, np.array(kinds, np.uint8))
 
 
 __all__ = ["CanonicalVocab", "Family", "TokenKind", "canonicalise", "detect_family"]

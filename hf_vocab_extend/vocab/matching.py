@@ -86,9 +86,10 @@ def _is_ascii(vocab: CanonicalVocab) -> np.ndarray:
 
 def _places(vocab: CanonicalVocab, mask: np.ndarray) -> dict[Place, np.ndarray]:
     """Split the ids of a mask by their place in a word."""
-    codes = np.stack([vocab.starts_word, vocab.ends_word], axis=1)
-    found = {(int(starts), int(ends)) for starts, ends in np.unique(codes[mask], axis=0)}
-    return {place: mask & (codes == place).all(axis=1) for place in sorted(found)}
+    codes = 4 * vocab.starts_word.astype(np.int16) + vocab.ends_word
+    all_places = [(starts, ends) for starts in (UNTOLD, 0, 1) for ends in (UNTOLD, 0, 1)]
+    masks = {place: mask & (codes == 4 * place[0] + place[1]) for place in all_places}
+    return {place: found for place, found in masks.items() if found.any()}
 
 
 def _rank(target: Place, source: Place, same_family: bool) -> int | None:

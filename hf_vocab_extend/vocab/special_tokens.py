@@ -85,10 +85,11 @@ def special_roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         UnsupportedTokenizerError: If it has no ``tokenizer.json`` behind it.
     """
     roles = _named(tokenizer)
-    vocab = backend_of(tokenizer).get_vocab(with_added_tokens=True)
+    backend = backend_of(tokenizer)
     specials, _ = special_ids(tokenizer)
     for role, spellings in SPELLINGS.items():
-        found = next((vocab[name] for name in spellings if vocab.get(name, -1) in specials), None)
+        ids = (backend.token_to_id(name) for name in spellings)
+        found = next((index for index in ids if index in specials), None)
         if found is not None:
             roles.setdefault(role, found)
     return roles
@@ -161,12 +162,9 @@ def match_roles(
 def _control_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Return the control tokens by id; named ones whatever they are called, others but for unused places."""
     specials, named = special_ids(tokenizer)
-    vocab = backend_of(tokenizer).get_vocab(with_added_tokens=True)
-    return {
-        index: name
-        for name, index in vocab.items()
-        if index in specials and (index in named or not is_unused_name(name))
-    }
+    backend = backend_of(tokenizer)
+    names = {index: name for index in sorted(specials) if (name := backend.id_to_token(index)) is not None}
+    return {index: name for index, name in names.items() if index in named or not is_unused_name(name)}
 
 
 def _literal_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -175,10 +173,9 @@ def _literal_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     A piece such as ``</s>`` that a byte-level BPE learned from web pages is text, and no end token.
     """
     backend = backend_of(tokenizer)
-    own = backend.get_vocab(with_added_tokens=False)
     names = {name: index for index, name in _control_names(tokenizer).items()}
     for index, token in backend.get_added_tokens_decoder().items():
-        if token.content not in own and not is_unused_name(token.content):
+        if backend.model.token_to_id(token.content) is None and not is_unused_name(token.content):
             names.setdefault(token.content, index)
     return names
 
@@ -197,16 +194,15 @@ def _resolve(
 
 def _find(name: str | int, tokenizer: PreTrainedTokenizerBase, side: str) -> int:
     """Return the id that a role, a token or an id names."""
-    vocab = backend_of(tokenizer).get_vocab(with_added_tokens=True)
+    backend = backend_of(tokenizer)
     if isinstance(name, int):
-        if name in set(vocab.values()):
+        if name >= 0 and backend.id_to_token(name) is not None:
             return name
-        raise InvalidOptionError(f"The {side} tokenizer has no token with id {name}. Its ids: 0 .. {len(vocab) - 1}.")
+        raise InvalidOptionError(f"The {side} tokenizer has no token with id {name}.")
     roles = special_roles(tokenizer)
-    if name in roles:
-        return roles[name]
-    if name in vocab:
-        return vocab[name]
+    index = roles.get(name, backend.token_to_id(name))
+    if index is not None:
+        return index
     close = difflib.get_close_matches(name, [*roles, *_control_names(tokenizer).values()], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InvalidOptionError(
