@@ -9,7 +9,7 @@ Data = dict[str, Any]
 
 
 def first_free_id(data: Data) -> int:
-    """Return the highest id + 1, added tokens included. Holes below it are never filled: a model may use their rows."""
+    """Return the highest id + 1, added tokens included; holes below it stay, since a model may use their rows."""
     model = data["model"]
     own = len(model["vocab"]) - 1 if model["type"] == "Unigram" else max(model["vocab"].values(), default=-1)
     return max(own, *(token["id"] for token in data["added_tokens"]), -1) + 1
@@ -27,7 +27,8 @@ def token_ids(data: Data) -> dict[str, int]:
 
 def merge_pairs(data: Data) -> list[tuple[str, str]]:
     """Return the merges of a BPE as pairs, from either of the two ways to write them."""
-    return [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in data["model"]["merges"]]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in data["model"]["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def append_tokens(data: Data, tokens: Sequence[str]) -> None:
@@ -64,7 +65,9 @@ def append_special_tokens(data: Data, contents: Sequence[str]) -> None:
     """Append control tokens, in place, from the first free id on."""
     start = first_free_id(data)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    data["added_tokens"] += [{"id": start + index, "content": content, **flags} for index, content in enumerate(contents)]
+    data["added_tokens"] += [
+        {"id": start + index, "content": content, **flags} for index, content in enumerate(contents)
+    ]
 
 
 def _pin_added_tokens(data: Data) -> None:

@@ -17,33 +17,28 @@ class Goal:
     Attributes:
         pieces: Its pieces today, in order, at least one.
         weight: How often it is expected, at least 1.
-        whole: Whether it is wanted even without a way of merges to it (a vocabulary that is looked up first).
     """
 
     pieces: tuple[str, ...]
     weight: int
-    whole: bool = False
 
 
-def derive_merges(goals: Sequence[Goal], forbidden: frozenset[str] = frozenset(), boost: int = 8) -> list[str]:
+def derive_merges(goals: Sequence[Goal], forbidden: frozenset[str] = frozenset()) -> list[str]:
     """Return the products, in merge order, after which every goal is one piece.
 
     This is BPE training with the goals as its only words: at every step the product with the highest weight is made
     everywhere. Since training and encoding apply the same products in the same order to the same pieces, a goal comes
     out of the encoder as it came out of the training: as one token. The same holds for every product on the way.
-    Products that are goals themselves are preferred, so that few others are needed. What joins is decided by what it
-    spells, not by where it was cut: any two neighbours that spell a product become it.
+    What joins is decided by what it spells: any two neighbours that spell a product become it.
 
     Args:
         goals: Tokens to be made.
         forbidden: Strings that must not become products.
-        boost: Weight of a product that is a goal itself, against one that is not.
 
     Returns:
         Products. Goals of which one part is forbidden may stay in several pieces.
     """
-    wanted = {"".join(goal.pieces) for goal in goals}
-    state = _State(goals, wanted, forbidden, boost)
+    state = _State(goals, forbidden)
     while (product := state.pop()) is not None:
         state.make(product)
     return list(state.ranks)
@@ -52,10 +47,10 @@ def derive_merges(goals: Sequence[Goal], forbidden: frozenset[str] = frozenset()
 class _State:
     """Pieces of every goal, weights of every possible product, and a heap over them."""
 
-    def __init__(self, goals: Sequence[Goal], wanted: set[str], forbidden: frozenset[str], boost: int) -> None:
+    def __init__(self, goals: Sequence[Goal], forbidden: frozenset[str]) -> None:
         self.goals = goals
         self.pieces = [list(goal.pieces) for goal in goals]
-        self.wanted, self.forbidden, self.boost = wanted, forbidden, boost
+        self.forbidden = forbidden
         self.weights: dict[str, int] = defaultdict(int)
         self.places: dict[str, set[int]] = defaultdict(set)
         self.ranks: dict[str, int] = {}
@@ -71,12 +66,11 @@ class _State:
         products = set()
         for left, right in zip(pieces, pieces[1:], strict=False):
             product = left + right
-            wanted = product in self.wanted
+            if product in self.forbidden:
+                continue
+            self.weights[product] += sign * goal.weight
             if sign > 0:
                 self.places[product].add(index)
-            if product in self.forbidden or (goal.whole and not wanted):
-                continue
-            self.weights[product] += sign * goal.weight * (self.boost if wanted else 1)
             products.add(product)
         return products
 

@@ -139,7 +139,7 @@ class _Meter:
         tokens = int(self.uses.sum())
         if not self.words or not tokens:
             raise CorpusError(
-                f"{name} holds {self.words} words in {self.lines} lines, of which the tokenizer makes {tokens} tokens: "
+                f"{name} holds {self.words} words in {self.lines} lines, and the tokenizer makes {tokens} tokens: "
                 "nothing to measure. Pass a corpus with text."
             )
         unknown = 0 if self.unknown_id is None else int(self.uses[self.unknown_id])
@@ -177,8 +177,8 @@ def _checked_ids(new_ids: Sequence[int] | np.ndarray | None, n_ids: int) -> np.n
 
 def _stands_for_bytes(vocab: CanonicalVocab) -> np.ndarray:
     """Return which ids stand for bytes instead of characters, bool, shape `(n,)`."""
-    fallback = np.fromiter((bool(token) and token[:3] == "<0x" for token in vocab.tokens), bool, len(vocab))
-    partial = np.fromiter((not _is_text(raw) for raw in vocab.raw), bool, len(vocab))
+    fallback = np.asarray([token is not None and token.startswith("<0x") for token in vocab.tokens], bool)
+    partial = np.asarray([not _is_text(raw) for raw in vocab.raw], bool)
     return (fallback & (vocab.kinds == TokenKind.BYTE)) | partial
 
 
@@ -273,7 +273,8 @@ def compare_fertility(before: Fertility, after: Fertility, names: tuple[str, str
     for label, name, style in _ROWS:
         values = [getattr(item, name) for item in (before, after)]
         if any(value is not None for value in values):
-            rows.append((label, *("-" if value is None else format(value, style) for value in values)))
+            left, right = ("-" if value is None else format(value, style) for value in values)
+            rows.append((label, left, right))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
 

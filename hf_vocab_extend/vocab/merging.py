@@ -107,8 +107,9 @@ def merge_tokenizers(
 
     A BPE gets merges of its own that make each token out of the pieces it is cut into today, after all old merges, so
     that text without new tokens is cut as before; merges of the other tokenizer would start from pieces that never
-    occur here. Under ``ignore_merges`` a whole pre-token needs none. A Unigram model gets scores: those of the other
-    one if it has them, lifted where a piece would not win its own text. A WordPiece vocabulary is appended to.
+    occur here. That holds under ``ignore_merges`` too, so that a new word also serves inside longer ones. A Unigram
+    model gets scores: those of the other one if it has them, lifted where a piece would not win its own text. A
+    WordPiece vocabulary is appended to.
 
     Args:
         tokenizer: Tokenizer to extend; it is not changed.
@@ -151,12 +152,12 @@ def _check_options(
     if isinstance(other, PreTrainedTokenizerBase):
         if min_frequency > 1 and corpus is None:
             raise InvalidOptionError(
-                f"min_frequency is {min_frequency}, but a vocabulary has no counts. Pass corpus= to count its tokens in."
+                f"min_frequency is {min_frequency}, but a vocabulary has no counts. Pass corpus= to count them in."
             )
         return
     if isinstance(other, str | bytes) or not hasattr(other, "__iter__"):
         raise InvalidOptionError(
-            f"other is a {type(other).__name__}. Pass a tokenizer, an iterable of words, or a mapping of words to counts."
+            f"other is a {type(other).__name__}. Pass a tokenizer, words, or a mapping of words to counts."
         )
     if corpus is not None or special_tokens:
         raise InvalidOptionError("corpus and special_tokens go with another tokenizer; a word list takes neither.")
@@ -251,7 +252,9 @@ class _Merger:
 
     def _take_out_dead(self, merged: PreTrainedTokenizerFast) -> bool:
         """Take the new tokens that no text leads to out of the next attempt; say whether there were any."""
-        ids = range(first_free_id(self.data), first_free_id(self.data) + len(self.result.added) + len(self.result.steps))
+        ids = range(
+            first_free_id(self.data), first_free_id(self.data) + len(self.result.added) + len(self.result.steps)
+        )
         dead = {str(merged.convert_ids_to_tokens(index)) for index in unreachable_ids(merged, ids)}
         if not dead:
             return False
@@ -291,33 +294,29 @@ def _add_to_bpe(data: Data, requests: Sequence[Request], spelling: Spelling, for
     present = token_ids(data)
     symbols = _new_symbols(requests, present, spelling, forbidden)
     cutter = _Cutter(data, symbols, spelling.suffix)
-    whole_first = bool(data["model"].get("ignore_merges"))
     goals, asked, failed = [], [], []
     for request in requests:
         pieces = cutter.cut(request.token)
         if pieces is None:
             failed.append(request)
         else:
-            goals.append(Goal(pieces, request.entry.weight, whole_first and request.whole))
+            goals.append(Goal(pieces, request.entry.weight))
             asked.append(request)
     products = derive_merges(goals, forbidden)
     ranks = {product: rank for rank, product in enumerate(products)}
-    made, alone = set(), []
+    made = set()
     for goal, request in zip(goals, asked, strict=True):
         if len(join(goal.pieces, ranks)) == 1:
             made.add(request.token)
-        elif goal.whole:
-            alone.append(request.token)
         else:
             failed.append(request)
-    tokens = list(dict.fromkeys([*symbols, *(item for item in products if item not in present), *alone]))
+    tokens = list(dict.fromkeys([*symbols, *(item for item in products if item not in present)]))
     append_tokens(data, tokens)
     known = set(merge_pairs(data))
     splits = all_splits(products, data["model"]["vocab"], spelling.suffix)
     append_merges(data, (pair for pair in splits if pair not in known))
-    wanted = made | set(alone)
-    added = [request for request in asked if request.token in wanted]
-    return Addition(added, [token for token in tokens if token not in wanted], failed)
+    added = [request for request in asked if request.token in made]
+    return Addition(added, [token for token in tokens if token not in made], failed)
 
 
 def _new_symbols(
@@ -349,9 +348,7 @@ class _Cutter:
     def cut(self, token: str) -> tuple[str, ...] | None:
         """Return the pieces of a token, or None if a character of it is not in the vocabulary."""
         ends = bool(self.suffix) and token.endswith(self.suffix)
-        pieces = (
-            self.last.tokenize(token[: -len(self.suffix)]) if ends else self.inner.tokenize(token)
-        )
+        pieces = self.last.tokenize(token[: -len(self.suffix)]) if ends else self.inner.tokenize(token)
         values = tuple(piece.value for piece in pieces)
         return values if "".join(values) == token else None
 
@@ -382,7 +379,9 @@ def _add_to_wordpiece(
     character is a piece inside words, that cannot happen; a vocabulary in which some is not gets it.
     """
     vocab, prefix = data["model"]["vocab"], spelling.prefix
-    inside = {char for token in vocab if token.startswith(prefix) and token not in forbidden for char in token[len(prefix):]}
+    inside = {
+        char for token in vocab if token.startswith(prefix) and token not in forbidden for char in token[len(prefix) :]
+    }
     needed = sorted(prefix + char for char in inside if prefix + char not in vocab)
     tokens = [request.token for request in requests]
     wanted = set(tokens)

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Words = Iterable[str] | Mapping[str, int]
 
+SPACED = frozenset({Family.BYTE_BPE, Family.SENTENCEPIECE_BPE, Family.UNIGRAM})
+"""Families whose tokens hold their spaces."""
+
 _LETTERS = {value: chr(letter) for letter, value in BYTE_LETTERS.items()}
 
 
@@ -37,6 +40,7 @@ class Entry:
         ends_word: 1, 0 or -1.
         weight: How often it is expected, at least 1.
         score: Its log probability, or None if its tokenizer has none.
+        spaced: Whether the space in front is part of it, and not only the way that its tokenizer tells word starts.
     """
 
     text: str
@@ -44,6 +48,7 @@ class Entry:
     ends_word: int
     weight: int
     score: float | None = None
+    spaced: bool = False
 
 
 @dataclass
@@ -79,6 +84,7 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
     counts = None if corpus is None else count_tokens(other, corpus, len(vocab))
     scores = _scores(other, vocab)
     found = Entries([])
+    spaced = vocab.family in SPACED
     ids = np.flatnonzero(vocab.kinds != TokenKind.HOLE).tolist()
     weights = _weights(vocab, scores, counts)
     if counts is not None:
@@ -94,7 +100,7 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
         else:
             starts = int(vocab.starts_word[index])
             score = None if scores is None else scores[index]
-            found.entries.append(Entry(text, starts, int(vocab.ends_word[index]), weights[index], score))
+            found.entries.append(Entry(text, starts, int(vocab.ends_word[index]), weights[index], score, spaced))
     return found
 
 
@@ -166,12 +172,10 @@ class Request:
     Attributes:
         token: The token's string.
         entry: What was asked for, its text normalised.
-        whole: Whether it is a whole pre-token somewhere.
     """
 
     token: str
     entry: Entry
-    whole: bool
 
 
 class Speller:
@@ -185,27 +189,29 @@ class Speller:
     def request(self, entry: Entry) -> Request | None:
         """Return the entry respelled, or None if no text leads to it: cut up or changed on the way to the model."""
         text = self._round_trip.expected(entry.text).strip(" ") or entry.text
-        starts, ends = self._place(entry)
-        entry = Entry(text, starts, ends, entry.weight, entry.score)
-        token = spell(entry, self.spelling)
-        probe = spell(Entry(text, starts, 0, 1), Spelling(**{**vars(self.spelling), "prefix": ""}))
-        whole = False
-        fits = False
-        for template in contexts(self.spelling.family, starts, ends):
-            for piece in self._pre_tokens(place(template, text)):
-                fits, whole = fits or probe in piece, whole or probe == piece
-            if fits:
-                return Request(token, entry, whole)
+        entry = self._placed(replace(entry, text=text))
+        if self._fits(entry):
+            return Request(spell(entry, self.spelling), entry)
+        inside = replace(entry, starts_word=UNTOLD)
+        if entry.starts_word == 1 and not entry.spaced and self._fits(inside):
+            # Digits and signs that this pipeline never joins to a space.
+            return Request(spell(inside, self.spelling), inside)
         return None
 
-    def _place(self, entry: Entry) -> tuple[int, int]:
+    def _fits(self, entry: Entry) -> bool:
+        """Whether the model is shown the entry in one piece in some context."""
+        probe = spell(replace(entry, ends_word=0), replace(self.spelling, prefix=""))
+        templates = contexts(self.spelling.family, entry.starts_word, entry.ends_word)
+        return any(probe in piece for item in templates for piece in self._pre_tokens(place(item, entry.text)))
+
+    def _placed(self, entry: Entry) -> Entry:
         """Fill in what the other family does not tell."""
         starts, ends = entry.starts_word, entry.ends_word
         if starts == UNTOLD and ends != UNTOLD:
             starts = 1
         if self.spelling.family is Family.SUFFIX_BPE and ends == UNTOLD:
             ends = 1
-        return starts, ends
+        return replace(entry, starts_word=starts, ends_word=ends)
 
     def _pre_tokens(self, text: str) -> Iterator[str]:
         """Yield what the model would be shown of a text."""
@@ -219,8 +225,7 @@ class Speller:
 
 def spell(entry: Entry, spelling: Spelling) -> str:
     """Return the token string of an entry."""
-    spaced = spelling.family in (Family.BYTE_BPE, Family.SENTENCEPIECE_BPE, Family.UNIGRAM)
-    text = " " + entry.text if spaced and entry.starts_word == 1 else entry.text
+    text = " " + entry.text if spelling.family in SPACED and entry.starts_word == 1 else entry.text
     if spelling.byte_level:
         text = "".join(map(_LETTERS.__getitem__, text.encode("utf-8", "surrogatepass")))
     elif spelling.space_mark:
