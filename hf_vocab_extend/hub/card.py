@@ -223,11 +223,11 @@ def _render_block(
         kinds=_kind_rows(report),
         copied=report.count(COPIED),
         estimated=report.count(ESTIMATED),
-        random=report.count(RANDOM),
         fertility=_fertility_rows(report),
         method=method,
         method_config=json.dumps(report.method_config, ensure_ascii=False, sort_keys=True),
         training=sorted((report.training or {}).items()),
+        limits=_limits(report, bool(data.language)),
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return f"{BEGIN}\n\n{body}\n\n{END}"
@@ -270,6 +270,27 @@ def _fertility_rows(report: ExtensionReport) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _limits(report: ExtensionReport, language_known: bool) -> list[str]:
+    """Return what a user of the model must know, from the report alone, without repetition."""
+    random = report.count(RANDOM)
+    limits = [
+        (
+            not report.training,
+            "The model was not trained after its vocabulary changed. The new rows are estimates; train on text of the "
+            "new language before relying on them.",
+        ),
+        (bool(random), f"{random} rows are random: nothing covered their tokens."),
+        (not language_known, "The language of the new tokens was not stated."),
+        (not report.evaluations, "No evaluation was recorded."),
+        (
+            report.mode == "replace",
+            "Text in the languages of the base model may need more tokens than before, or lose characters: its "
+            "vocabulary was replaced.",
+        ),
+    ]
+    return list(dict.fromkeys([text for holds, text in limits if holds] + list(report.notes)))
+
+
 def _cell(value: Any) -> str:
     """Return text that cannot break a table or open a tag."""
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
@@ -286,8 +307,9 @@ def _number(value: float | None) -> str:
 def _front_matter(data: ModelCardData) -> dict[str, Any]:
     """Return the front matter as the Hub reads it: without empty keys, the name only inside the model index."""
     front = data.to_dict()
+    first = {key: front.pop(key) for key in _OUR_KEYS if key in front}
     front.pop("model_name", None)
-    return {key: value for key, value in front.items() if value not in (None, [], "")}
+    return {key: value for key, value in (first | front).items() if value not in (None, [], "")}
 
 
 def _merge(existing: str | None, front: dict[str, Any], name: str, block: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from .._logging import get_logger
-from ..errors import HubError, InvalidOptionError
+from ..errors import HubError, InvalidOptionError, VocabExtendError
 from ..report import REPORT_FILE
 from .card import card_of_folder, has_own_prose
 
@@ -84,6 +84,8 @@ def push_folder(
     if not (path / "config.json").is_file():
         raise InvalidOptionError(f"'{path.name}' holds no config.json. Give a folder that save_pretrained wrote.")
     check_repo_id(repo_id)
+    if (path / REPORT_FILE).is_file():
+        card_of_folder(path)  # a report that cannot be read shows before anything is created
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     with _clear_errors(repo_id, token):
         full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -162,27 +164,30 @@ def _clear_errors(repo_id: str, token: str | bool | None) -> Iterator[None]:
     """
     try:
         yield
-    except HubError:
+    except VocabExtendError:
         raise
     except Exception as error:
         message = _message(error, repo_id)
         if message is None:
             raise
-        secrets = [secret for secret in (token, os.environ.get("HF_TOKEN")) if isinstance(secret, str) and secret]
-        for secret in secrets:
-            message = message.replace(secret, "***")
+        for secret in (token, get_token()):
+            if isinstance(secret, str) and secret:
+                message = message.replace(secret, "***")
         # The client's own error may quote what it sent, so it is not chained.
         raise HubError(message) from None
 
 
 def _message(error: BaseException, repo_id: str) -> str | None:
     """Return the line for an error of the client or of one that it was raised from; None for any other error."""
+    chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None:
-        for kinds, explain in _explanations():
-            if isinstance(current, kinds):
-                return " ".join(explain(current, repo_id).split())
+        chain.append(current)
         current = current.__cause__
+    for kinds, explain in _explanations():
+        for link in chain:
+            if isinstance(link, kinds):
+                return " ".join(explain(link, repo_id).split())
     return None
 
 
@@ -196,6 +201,7 @@ def _explanations() -> list[_Explanation]:
         ((LocalTokenNotFoundError,), _explain_no_token),
         ((HfHubHTTPError,), _explain_status),
         ((_transport_error(), ConnectionError), _explain_connection),
+        ((ValueError, RuntimeError), _explain_other),
     ]
 
 
@@ -218,6 +224,13 @@ def _explain_connection(error: BaseException, repo_id: str) -> str:
     return (
         f"'{repo_id}' was not pushed: {endpoint} cannot be reached ({error}). "
         "Check the network and the proxy settings, and HF_ENDPOINT if it is set."
+    )
+
+
+def _explain_other(error: BaseException, repo_id: str) -> str:
+    return (
+        f"'{repo_id}' was not pushed: the client gave up ({str(error)[:200]}). "
+        "Push again; HF_HUB_DISABLE_XET=1 takes the plain route for large files."
     )
 
 
