@@ -155,7 +155,7 @@ def extend_vocabulary(
         rows, mapping = fit_rows(context, chosen, overrides, fallback)
 
     source_rows, tied = sites.n_rows, sites.tied
-    notes = _notes(before, after, mapping)
+    notes = _notes(before, after, mapping, chosen)
     with clock.step("apply"):
         tables = apply_rows(model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of)
         notes += remap_token_ids(model, plan, target_tokenizer)
@@ -304,11 +304,13 @@ def _measure(
     return before.to_dict(), after.to_dict(), counts
 
 
-def _notes(before: dict[str, Any] | None, after: dict[str, Any] | None, mapping: TokenMapping) -> list[str]:
+def _notes(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, mapping: TokenMapping, method: InitMethod
+) -> list[str]:
     """Return what a reader of the report should know and would not look for."""
     notes = []
     counts = mapping.counts()
-    if counts.get("random"):
+    if counts.get("random") and method.name != "normal":
         notes.append(f"{counts['random']} rows are random: nothing covered their tokens.")
     if after is not None and after["pre_tokens_per_word"] > 1.5:
         notes.append(

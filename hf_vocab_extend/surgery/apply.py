@@ -111,7 +111,7 @@ def _compute(
     table = site.table()
     shown = _as_long_as(table, sites.n_rows)
     result = table.new_empty(layout.n_rows, table.shape[1])
-    result[: layout.n_kept] = table
+    result[: layout.n_kept] = table[: layout.n_kept]
     if len(layout.copied):
         result[_index(layout.copied, table)] = table.index_select(0, _index(layout.sources, table))
     if len(layout.new):
