@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class RowSource(Protocol):
     """Rows for target tokens, computable for any table that is indexed by the source vocabulary."""
 
-    covered: np.ndarray
-    """Which of the plan's new tokens have a row here, bool, shape `(n_new,)`, in the order of ``plan.new_ids``."""
+    @property
+    def covered(self) -> np.ndarray:
+        """Which of the plan's new tokens have a row here, bool, shape `(n_new,)`, in the order of ``plan.new_ids``."""
+        ...
 
     def rows(self, table: torch.Tensor) -> torch.Tensor:
         """Return the rows of the new tokens.
