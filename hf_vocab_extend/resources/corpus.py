@@ -82,7 +82,11 @@ class Corpus:
         return f"Corpus({self.name})"
 
 
-def open_corpus(corpus: Any, *, text_column: str | None = None) -> Corpus:
+CorpusLike = Corpus | str | os.PathLike[str] | Iterable[Any]
+"""What :func:`open_corpus` reads."""
+
+
+def open_corpus(corpus: CorpusLike, *, text_column: str | None = None) -> Corpus:
     """Return a corpus as a stream of lines that can be read again.
 
     Args:

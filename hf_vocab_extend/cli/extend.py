@@ -1,0 +1,94 @@
+"""``hf-vocab-extend extend``: the whole job on a saved model, from two names to a folder with a card."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from .common import (
+    Answer,
+    Command,
+    add_corpus_options,
+    add_trust_option,
+    check_output,
+    corpus_of,
+    given,
+    load_model,
+    load_tokenizer,
+    method_config,
+    option_adder,
+    read_options,
+)
+
+CALL_OPTIONS = ("mode", "fallback", "pad_to_multiple_of", "seed", "device", "languages")
+SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
+    parser.add_argument("new_tokenizer", metavar="NEW_TOKENIZER", help="a name, a folder, tokenizer.json or .model")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="a new or empty folder")
+    add_corpus_options(parser, required=False)
+    add = option_adder(parser, "extend", "extend_vocabulary")
+    add("--tokenizer", "the model's own tokenizer, if it does not lie beside the model", metavar="NAME")
+    add("--method", "how rows are found: see hf-vocab-extend methods", metavar="NAME")
+    add("--config", 'JSON file with options of the method, and perhaps its name as "method"', metavar="FILE")
+    add("--set", "one option of the method; may be repeated", metavar="KEY=VALUE", action="append", dest="assignments")
+    add("--sources", 'JSON file that names sources of single tokens: {"token": "text"}', metavar="FILE")
+    add(
+        "--mode",
+        "extend keeps every source id and row; replace takes the new tokenizer",
+        choices=("extend", "replace"),
+    )
+    add("--fallback", "method for tokens that the method does not cover", metavar="NAME")
+    add("--pad-to-multiple-of", "round the number of rows up", type=int, metavar="N")
+    add("--seed", "seed of all randomness", type=int, metavar="N")
+    add("--device", "where heavy arithmetic runs, for example cuda", metavar="NAME")
+    add("--language", "language code for the card; may be repeated", action="append", dest="languages", metavar="CODE")
+    save = option_adder(parser, "result", "save_pretrained")
+    save("--license", "licence for the card (default: what the base model states)", metavar="ID")
+    save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
+    save("--overwrite", "write into a folder that is not empty", action="store_true")
+    save("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
+    add_trust_option(parser)
+
+
+def run(args: Namespace) -> Answer:
+    """Load, extend, save."""
+    output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
+    method = method_config(
+        getattr(args, "method", None), getattr(args, "config", None), getattr(args, "assignments", [])
+    )
+    options = given(args, CALL_OPTIONS)
+    if method is not None:
+        options["method"] = method
+    if hasattr(args, "sources"):
+        options["sources"] = read_options(args.sources)
+    corpus = corpus_of(args)
+
+    from ..extend import extend_vocabulary
+    from ..side_files import side_files
+
+    trust = getattr(args, "trust_remote_code", False)
+    tokenizer = load_tokenizer(getattr(args, "tokenizer", args.model), trust_remote_code=trust)
+    new_tokenizer = load_tokenizer(args.new_tokenizer, trust_remote_code=trust)
+    model = load_model(args.model, trust_remote_code=trust)
+    extension = extend_vocabulary(model, new_tokenizer, tokenizer=tokenizer, corpus=corpus, **options)
+    extension.save_pretrained(output, extra_files=side_files(args.model), **given(args, SAVE_OPTIONS))
+    saved = str(Path(args.output_dir))
+    text = f"{extension.report}\n\nSaved to {saved}, with its card in {Path(saved) / 'README.md'}"
+    return Answer({"output_dir": saved, "report": extension.report.to_dict()}, text)
+
+
+COMMAND = Command(
+    name="extend",
+    summary="Give a model the vocabulary of a new tokenizer and save it.",
+    examples=(
+        "hf-vocab-extend extend bert-base-uncased ./tokenizer-sw ./bert-sw --corpus swahili.txt --language sw",
+        "hf-vocab-extend extend ./model ./tokenizer-sw ./out --method focus --corpus sw.jsonl.gz --set dim=200",
+        "hf-vocab-extend extend ./model ./swahili.model ./out --mode replace --method subword --format json",
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)
