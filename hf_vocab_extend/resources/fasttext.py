@@ -87,7 +87,7 @@ def train_token_vectors(
         CorpusError: If the corpus is empty or no token occurs often enough.
     """
     options = options or FastTextOptions()
-    fasttext = require("fasttext", "focus")
+    fasttext = require("fasttext.FastText", "focus")
     corpus = open_corpus(corpus)
     if not use_cache:
         return _train(fasttext, tokenizer, corpus, options, seed)
@@ -150,27 +150,39 @@ def _train(
                 f"tokens, and the most frequent one occurs {counts.max(initial=0)} times. "
                 "Bring more text or lower min_count."
             )
-        model = fasttext.train_unsupervised(
-            str(path),
-            model="cbow",
-            dim=options.dim,
-            epoch=options.epochs,
-            minCount=options.min_count,
-            ws=options.window,
-            neg=options.negatives,
-            minn=options.min_ngram if options.max_ngram else 0,
-            maxn=options.max_ngram,
-            bucket=options.buckets,
-            thread=options.threads,
-            seed=seed,
-            verbose=0,
-        )
+        model = _train_cbow(fasttext, path, options, seed)
     known = set(model.get_words(on_unicode_error="replace"))
     ids = np.asarray([index for index in frequent.tolist() if words[index] in known], np.int64)
     vectors = np.empty((len(ids), options.dim), np.float32)
     for row, index in enumerate(ids.tolist()):
         vectors[row] = model.get_word_vector(words[index])
     return TokenVectors(ids, vectors)
+
+
+def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, seed: int) -> Any:
+    """Train on a file of words.
+
+    The library's own ``train_unsupervised`` refuses the seed that its trainer takes, so the arguments are built here.
+    """
+    arguments = {
+        "input": str(path),
+        "model": "cbow",
+        "dim": options.dim,
+        "epoch": options.epochs,
+        "minCount": options.min_count,
+        "ws": options.window,
+        "neg": options.negatives,
+        "minn": options.min_ngram if options.max_ngram else 0,
+        "maxn": options.max_ngram,
+        "bucket": options.buckets,
+        "thread": options.threads,
+        "seed": seed,
+        "verbose": 0,
+    }
+    built = fasttext._build_args(fasttext.unsupervised_default | arguments, set(arguments))
+    model = fasttext._FastText(args=built)
+    fasttext.fasttext.train(model.f, built)
+    return model
 
 
 def _write_cut(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, words: list[str | None], path: Path) -> np.ndarray:
