@@ -153,8 +153,9 @@ class TokenMapping:
         }
         for name, tokens in spelled.items():
             tensors[name] = np.frombuffer(json.dumps(tokens, ensure_ascii=False).encode("utf-8"), np.uint8)
-        metadata = {"format_version": str(FORMAT_VERSION), "n_source": str(self.mixture.n_source)}
-        save_file(tensors, str(path), metadata=metadata)
+        # One key only: safetensors writes several in an order that changes from run to run.
+        header = {"format_version": FORMAT_VERSION, "n_source": self.mixture.n_source}
+        save_file(tensors, str(path), metadata={"mapping": json.dumps(header)})
 
     @classmethod
     def load(cls, path: str | Path) -> TokenMapping:
@@ -165,18 +166,18 @@ class TokenMapping:
         """
         try:
             with safe_open(str(path), "numpy") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {}).get("mapping", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             raise
         except (OSError, ValueError, SafetensorError) as error:
             raise InvalidTableError(f"'{Path(path).name}' cannot be read as a mapping ({error}).") from error
-        if metadata.get("format_version") != str(FORMAT_VERSION):
+        if metadata.get("format_version") != FORMAT_VERSION:
             raise InvalidTableError(
                 f"'{Path(path).name}' has mapping format {metadata.get('format_version')}, this version reads "
                 f"{FORMAT_VERSION}. Install a newer hf_vocab_extend."
             )
-        mixture = Mixture(tensors["offsets"], tensors["columns"], tensors["weights"], int(metadata["n_source"]))
+        mixture = Mixture(tensors["offsets"], tensors["columns"], tensors["weights"], metadata["n_source"])
         tokens, sources = (json.loads(tensors[name].tobytes().decode("utf-8")) for name in ("tokens", "source_tokens"))
         return cls(tokens, sources, tensors["kinds"], mixture)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._logging import get_logger
 from .report import REPORT_FILE, ExtensionReport
 from .saving import (
+    CARD_FILE,
     SPARE_BYTES,
     ExtraFiles,
     check_extra_files,
@@ -94,12 +95,12 @@ class VocabExtension:
                 logger.warning("%s", note)
             from .hub.card import card_of_folder
 
-            readme = path / "README.md"
+            readme = path / CARD_FILE
             options = {"language": language, "model_name": path.name, "load_name": path.name}
             options |= {"license": license} if license else self._license()
             old = readme.read_text("utf-8") if readme.is_file() else None
             text = card_of_folder(folder, **(options | dict(card or {}) | {"existing": old}))
-            (folder / "README.md").write_text(text, "utf-8")
+            (folder / CARD_FILE).write_text(text, "utf-8")
         logger.info("Saved to %s", path.name)
 
     def push_to_hub(
@@ -161,4 +162,4 @@ class VocabExtension:
         from .hub.card import stated_license
 
         name = self.model.config._name_or_path
-        return stated_license(Path(name) / "README.md") if name else {}
+        return stated_license(Path(name) / CARD_FILE) if name else {}

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 ExtraFiles = Mapping[str, str | os.PathLike[str] | bytes]
 """Relative path in the folder to a file to copy, or to its bytes."""
 
+CARD_FILE = "README.md"
 STAGING_PREFIX = ".hf_vocab_extend-"
+ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+"""Special tokens that a tokenizer names."""
 SPARE_BYTES = 32 * 2**20
 """Room for tokenizer, report and card."""
 
@@ -152,6 +155,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     kept["model_input_names"] = list(tokenizer.model_input_names)
     for side in ("padding_side", "truncation_side"):
         kept[side] = getattr(tokenizer, side)
+    # Said outright: a model's own class fills a role that the file does not name with a default of its own.
+    kept |= {f"{role}_token": None for role in ROLES if getattr(tokenizer, f"{role}_token") is None}
     file.write_text(json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
@@ -165,6 +170,8 @@ def check_extra_files(files: ExtraFiles) -> None:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
             raise InvalidOptionError(f"extra_files names {name!r}. Give a path relative to the folder.")
+        if name == CARD_FILE:
+            raise InvalidOptionError(f"extra_files names {name!r}, which the save writes itself. Leave it out.")
         if not isinstance(content, bytes) and not Path(content).is_file():
             raise InvalidOptionError(f"extra_files names {name!r}, but the file to copy does not exist.")
 

@@ -14,6 +14,7 @@ import torch
 from ._logging import get_logger
 from .auto_class import find_auto_class
 from .errors import VerificationError
+from .saving import ROLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +46,6 @@ VOCABULARY_SAMPLE = 2000
 """That many tokens, evenly spread over the ids, are decoded and cut again."""
 
 SETTINGS = ("padding_side", "truncation_side", "model_max_length", "model_input_names", "chat_template")
-ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 STOP_ROLES = ("bos", "eos", "pad")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_TOLERANCE = 2e-2

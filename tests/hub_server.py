@@ -1,4 +1,4 @@
-"""A small Hub on 127.0.0.1: the routes that the real ``huggingface_hub`` client uses to create, upload and download."""
+"""A small Hub on 127.0.0.1: the routes that ``huggingface_hub`` uses to create, upload and download."""
 
 from __future__ import annotations
 

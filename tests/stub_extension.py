@@ -23,7 +23,7 @@ FIELDS: dict[str, Any] = {
     "source_tokenizer": "org/base-model",
     "target_tokenizer": None,
     "mode": "extend",
-    "method": "other",
+    "method": "subword",
     "method_reason": "asked for",
     "method_config": {"pooling": "mean"},
     "fallback": "subword",

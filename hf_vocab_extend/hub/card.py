@@ -57,6 +57,7 @@ def render_card(
     architecture: str | None = None,
     language: str | Sequence[str] | None = None,
     library_name: str = "transformers",
+    base_model: str | None = None,
     pipeline_tag: str | None = None,
     tags: Sequence[str] = (),
     datasets: Sequence[str] | None = None,
@@ -73,6 +74,7 @@ def render_card(
         architecture: Class of the model, the first of ``architectures`` in ``config.json``.
         language: Language codes; by default those of the report.
         library_name: Library that loads the model.
+        base_model: Hub id of the base model; by default that of the report, if it can be one.
         pipeline_tag: Task on the Hub; by default from the architecture, where that tells.
         tags: More tags.
         datasets: Hub ids of the data used.
@@ -91,7 +93,7 @@ def render_card(
     languages = _as_list(language) if language is not None else list(clean.languages)
     name = model_name or _default_name(clean, languages)
     data = ModelCardData(
-        base_model=public_model_id(report.base_model),
+        base_model=public_model_id(base_model or report.base_model),
         language=languages or None,
         library_name=library_name,
         pipeline_tag=pipeline_tag or (auto.pipeline_tag if auto else None),

@@ -1,0 +1,519 @@
+"""Saving: whole or not at all, verified by loading again, and refused before any work where it cannot succeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hf_vocab_extend import saving, verify
+from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError, VerificationError
+from hf_vocab_extend.mapping import TokenMapping
+from hf_vocab_extend.report import ExtensionReport
+from hf_vocab_extend.result import VocabExtension
+from hf_vocab_extend.vocab.backend import read_json, rebuild
+
+from .factories import TOKENIZERS, tokenizer
+from .stub_extension import make_bert, make_extension, make_report
+
+_SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
+
+
+def _ids(own: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    return {f"{role}_token_id": getattr(own, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+
+
+def _rows(own: PreTrainedTokenizerFast) -> int:
+    return max(own.get_vocab().values()) + 1
+
+
+def make_llama(own: PreTrainedTokenizerFast, tied: bool = False) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=_rows(own), num_key_value_heads=1, head_dim=8, tie_word_embeddings=tied, **_SMALL, **_ids(own)
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def make_t5(own: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    options = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=_rows(own), **options, **_ids(own))).eval()
+
+
+def make_marian(own: PreTrainedTokenizerFast) -> MarianMTModel:
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1) | dict.fromkeys(
+        ("encoder_attention_heads", "decoder_attention_heads"), 2
+    )
+    config = MarianConfig(
+        vocab_size=_rows(own),
+        d_model=16,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        decoder_start_token_id=own.pad_token_id,
+        forced_eos_token_id=own.eos_token_id,
+        **sizes,
+        **_ids(own),
+    )
+    model = MarianMTModel(config).eval()
+    torch.nn.init.normal_(model.final_logits_bias)
+    return model
+
+
+def saved_with(model: PreTrainedModel, own: PreTrainedTokenizerFast, folder: Path, **options) -> VocabExtension:
+    extension = make_extension(model, own)
+    extension.save_pretrained(folder, **options)
+    return extension
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+MODELS = {
+    "bert": (lambda: (make_bert(), tokenizer("bert-uncased")), AutoModelForMaskedLM),
+    "bert without head": (lambda: (BertModel(make_bert().config).eval(), tokenizer("bert-uncased")), AutoModel),
+    "llama": (lambda: (make_llama(tokenizer("llama3")), tokenizer("llama3")), AutoModelForCausalLM),
+    "llama tied": (lambda: (make_llama(tokenizer("llama2"), tied=True), tokenizer("llama2")), AutoModelForCausalLM),
+    "t5": (lambda: (make_t5(tokenizer("t5")), tokenizer("t5")), AutoModelForSeq2SeqLM),
+    "marian": (lambda: (make_marian(tokenizer("xlmr")), tokenizer("xlmr")), AutoModelForSeq2SeqLM),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_folder_loads_as_the_same(name: str, tmp_path: Path) -> None:
+    make, auto = MODELS[name]
+    model, own = make()
+    extension = saved_with(model, own, tmp_path / "out")
+    loaded = auto.from_pretrained(tmp_path / "out")
+    assert type(loaded) is type(model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "Watoto 12 walisoma  kitabu!"
+    assert again(text)["input_ids"] == own(text)["input_ids"]
+    assert (
+        ExtensionReport.from_json((tmp_path / "out" / "vocab_extension.json").read_text("utf-8")) == extension.report
+    )
+    mapping = TokenMapping.load(tmp_path / "out" / "vocab_mapping.safetensors")
+    assert mapping.counts() == extension.mapping.counts()
+    assert (tmp_path / "out" / "README.md").is_file()
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_a_fresh_process_gets_equal_outputs(tmp_path: Path) -> None:
+    model = make_bert()
+    saved_with(model, tokenizer("bert-uncased"), tmp_path / "out")
+    code = (
+        "import torch, transformers as t\n"
+        "m = t.AutoModelForMaskedLM.from_pretrained('out')\n"
+        "x = t.AutoTokenizer.from_pretrained('out')('Habari ya leo', return_tensors='pt')\n"
+        "torch.save((x['input_ids'], m(**x).logits), 'logits.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    ids, logits = torch.load(tmp_path / "logits.pt")
+    assert ids.tolist() == tokenizer("bert-uncased")(["Habari ya leo"])["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, logits)
+
+
+BESIDE = ("gpt2", "llama", "qwen2", "gemma", "roberta", "bert", "xlm-roberta", "t5", "mistral", "opt", "qwen3")
+ALL_PAIRS = [
+    pytest.param(model_type, name, id=f"{name} beside {model_type}") for model_type in BESIDE for name in TOKENIZERS
+]
+
+
+@pytest.mark.parametrize(("model_type", "name"), ALL_PAIRS)
+def test_tokenizers_reload_beside_any_config_or_the_error_says_so(model_type: str, name: str, tmp_path: Path) -> None:
+    own = tokenizer(name)
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    saving.save_tokenizer(own, tmp_path)
+    if model_type == "qwen2" and name != "qwen":
+        with pytest.raises(VerificationError, match=r"tokenizer\.json.*'qwen2'.*PreTrainedTokenizerFast"):
+            verify.verify_tokenizer(tmp_path, own)
+        return
+    verify.verify_tokenizer(tmp_path, own)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    lines = list(verify.TEXTS)
+    assert loaded(lines)["input_ids"] == own(lines)["input_ids"]
+    assert loaded.get_vocab() == own.get_vocab()
+
+
+def test_qwen2_with_another_regex_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    data = read_json(tokenizer("qwen"))
+    data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"[\p{L}\p{M}]+|\p{N}|[^\p{L}\p{M}\p{N}]+"
+    own = rebuild(tokenizer("qwen"), data)
+    config = Qwen2Config(vocab_size=_rows(own), num_key_value_heads=1, **_SMALL, **_ids(own))
+    with pytest.raises(VerificationError, match="'pre_tokenizer'.*verify=False"):
+        saved_with(Qwen2ForCausalLM(config), own, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+    saved_with(Qwen2ForCausalLM(config), own, tmp_path / "out", verify=False)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_the_class_name_is_one_that_transformers_4_and_5_know(tmp_path: Path) -> None:
+    saved_with(make_bert(), tokenizer("bert-uncased"), tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["model_input_names"] == tokenizer("bert-uncased").model_input_names
+
+
+def test_a_native_tokenizer_class_keeps_its_inputs(tmp_path: Path) -> None:
+    saved_with(make_bert(), tokenizer("bert-uncased"), tmp_path / "first")
+    settings = json.loads((tmp_path / "first" / "tokenizer_config.json").read_text())
+    settings = {key: value for key, value in settings.items() if key != "model_input_names"}
+    (tmp_path / "first" / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"tokenizer_class": "BertTokenizer"})
+    )
+    native = AutoTokenizer.from_pretrained(tmp_path / "first")
+    assert type(native).__name__ == "BertTokenizer"
+    saved_with(make_bert(), native, tmp_path / "second")
+    again = AutoTokenizer.from_pretrained(tmp_path / "second")
+    assert again("a b", "c").keys() == native("a b", "c").keys()
+    assert again("Habari", "Yako").data == native("Habari", "Yako").data
+    assert str(tmp_path) not in (tmp_path / "second" / "tokenizer_config.json").read_text()
+
+
+def test_shards(tmp_path: Path) -> None:
+    model = make_llama(tokenizer("llama3"))
+    saved_with(model, tokenizer("llama3"), tmp_path / "out", max_shard_size="20KB")
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    saved_with(model, tokenizer("llama3"), tmp_path / "out", overwrite=True)
+    assert [path.name for path in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
+
+
+def test_extra_files_and_their_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text("[]")
+    files = {"modules.json": tmp_path / "modules.json", "1_Pooling/config.json": b"{}"}
+    make_extension().save_pretrained(tmp_path / "out", extra_files=files)
+    assert (tmp_path / "out" / "modules.json").read_text() == "[]"
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == "{}"
+    for name, content in {"../x": b"", "/x": b"", "": b"", "README.md": b"", "gone": tmp_path / "gone"}.items():
+        with pytest.raises(InvalidOptionError, match="extra_files"):
+            make_extension().save_pretrained(tmp_path / "bad", extra_files={name: content})
+    with pytest.raises(InvalidOptionError, match=r"config\.json"):
+        make_extension().save_pretrained(tmp_path / "bad", extra_files={"config.json": b"{}"})
+    assert not (tmp_path / "bad").exists()
+
+
+def test_overwrite_keeps_other_files_prose_and_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    make_extension().save_pretrained(folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "vocab.txt").write_text("of an older tokenizer")
+    card = (folder / "README.md").read_text("utf-8")
+    card = card.replace("---\n\n#", "author: A. N. Other\n---\n\n#").replace("# out", "# My title\n\nMy words.")
+    (folder / "README.md").write_text(card + "\n## After\n\nMore words.\n", "utf-8")
+    make_extension(languages=("ha",)).save_pretrained(folder, overwrite=True)
+    text = (folder / "README.md").read_text("utf-8")
+    for own in ("author: A. N. Other", "# My title", "My words.", "## After", "More words.", "- ha"):
+        assert own in text, own
+    assert text.count("hf_vocab_extend: begin") == 1
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "vocab.txt").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_two_saves_are_the_same_bytes(tmp_path: Path) -> None:
+    extension = make_extension()
+    extension.save_pretrained(tmp_path / "out")
+    first = contents(tmp_path / "out")
+    extension.save_pretrained(tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == first
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if the model is written at all."""
+
+    def refuse(*arguments, **options) -> None:
+        raise AssertionError("the model was written before the folder was checked")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", refuse)
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_any_work(tmp_path: Path, no_work: None) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(OutputFolderError, match=r"not empty.*overwrite=True"):
+        make_extension().save_pretrained(tmp_path)
+    assert contents(tmp_path) == {"mine.txt": b"x"}
+
+
+@pytest.mark.parametrize("path", ["file", "file/below", "file/below/deep"])
+def test_a_file_in_the_way_is_refused_before_any_work(path: str, tmp_path: Path, no_work: None) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputFolderError, match="'file' is a file"):
+        make_extension().save_pretrained(tmp_path / path, overwrite=True)
+    assert contents(tmp_path) == {"file": b"x"}
+
+
+def test_a_full_disk_is_refused_before_any_work(
+    tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 2**20))
+    with pytest.raises(OutputFolderError, match=r"1 MiB free"):
+        make_extension().save_pretrained(tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that this process may read and not write to, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/deep"])
+def test_a_read_only_folder_is_refused_before_any_work(below: str, no_work: None, read_only_folder: Path) -> None:
+    extension = make_extension()
+    with pytest.raises(OutputFolderError, match="cannot be written to"):
+        extension.save_pretrained(read_only_folder / below)
+    assert os.listdir(read_only_folder) == []
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let every write beyond 4 KiB fail, as on a disk that fills up halfway."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, small_files: None) -> None:
+    with pytest.raises(OutputFolderError, match="nothing was left"):
+        make_extension().save_pretrained(tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["save_tokenizer", "verify_folder", "write_extra_files"])
+def test_an_interrupted_save_leaves_an_existing_folder_untouched(
+    where: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_extension().save_pretrained(tmp_path)
+    before = contents(tmp_path)
+
+    def stop(*arguments) -> None:
+        raise error
+
+    monkeypatch.setattr(f"hf_vocab_extend.result.{where}", stop)
+    with pytest.raises(type(error)):
+        make_extension(languages=("ha",)).save_pretrained(tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 9])
+def test_a_failure_while_files_move_moves_them_back(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_extension().save_pretrained(tmp_path)
+    before = contents(tmp_path)
+    real, calls = os.replace, []
+
+    def fail_once(source, target) -> None:
+        calls.append(target)
+        if len(calls) == after + 1:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(OutputFolderError, match="No space left"):
+        make_extension(languages=("ha",)).save_pretrained(tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def _break_vocabulary(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocab = data["model"]["vocab"]
+    (first, a), (second, b) = sorted(vocab.items(), key=lambda item: item[1])[-2:]
+    vocab[first], vocab[second] = b, a
+    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+
+
+def _break_pipeline(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    data["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+
+
+def _break_json(file: str, **changes) -> object:
+    def change(folder: Path) -> None:
+        data = json.loads((folder / file).read_text("utf-8"))
+        (folder / file).write_text(json.dumps(data | changes), "utf-8")
+
+    return change
+
+
+def _break_weights(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][5] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _drop_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["cls.predictions.bias"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+BROKEN = {
+    "vocabulary": (_break_vocabulary, r"tokenizer\.json.*another vocabulary.*has id"),
+    "pipeline": (_break_pipeline, r"tokenizer\.json.*'normalizer' differs"),
+    "side": (_break_json("tokenizer_config.json", padding_side="left"), r"tokenizer_config\.json: padding_side"),
+    "length": (_break_json("tokenizer_config.json", model_max_length=9), r"tokenizer_config\.json: model_max_length"),
+    "mask": (_break_json("tokenizer_config.json", mask_token="[PAD]"), r"tokenizer_config\.json: mask_token"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json does not load"),
+    "weights": (_break_weights, r"model\.safetensors: bert\.embeddings\.word_embeddings\.weight"),
+    "missing weight": (_drop_weight, r"model\.safetensors: missing keys.*cls\.predictions\.bias"),
+    "tie": (_break_json("config.json", tie_word_embeddings=False), r"model\.safetensors|config\.json"),
+    "activation": (_break_json("config.json", hidden_act="relu"), r"config\.json.*outputs differ"),
+    "rows": (_break_json("config.json", vocab_size=10), r"model\.safetensors|config\.json"),
+    "pad": (_break_json("config.json", pad_token_id=3), r"config\.json: pad_token_id is 3 .*\[PAD\].* id 0"),
+    "architecture": (_break_json("config.json", model_type="roberta"), r"config\.json|model\.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_does_not_load_back_equal_is_named_and_removed(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage, expected = BROKEN[case]
+    monkeypatch.setattr("hf_vocab_extend.result.write_extra_files", lambda files, folder: damage(folder))
+    with pytest.raises(VerificationError, match=expected):
+        make_extension().save_pretrained(tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_tokens_than_rows(tmp_path: Path) -> None:
+    own = rebuild(tokenizer("bert-uncased"), read_json(tokenizer("bert-uncased")))
+    own.add_tokens(["habari"])
+    with pytest.raises(VerificationError, match=r"tokenizer\.json has the id \d+ .* rows"):
+        make_extension(make_bert(), own).save_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("eos", "fine"), [(700, False), ([3, 701], True), ([3, 4], False), (None, True)])
+def test_stop_ids_of_the_three_files_agree(eos: object, fine: bool, tmp_path: Path) -> None:
+    own = tokenizer("llama3")
+    assert own.eos_token_id == 701
+    model = make_llama(own)
+    model.generation_config.eos_token_id = eos
+    extension = make_extension(model, own)
+    if fine:
+        extension.save_pretrained(tmp_path / "out")
+        return
+    with pytest.raises(VerificationError, match=r"generation_config\.json: eos_token_id.*701"):
+        extension.save_pretrained(tmp_path / "out")
+
+
+def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path) -> None:
+    model = make_bert().train()
+    make_extension(model).save_pretrained(tmp_path / "out")
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    saved_with(make_llama(tokenizer("llama2")).to(dtype), tokenizer("llama2"), tmp_path / "out")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is dtype
+
+
+def test_an_untied_head_stays_untied_whatever_the_config_says(tmp_path: Path) -> None:
+    own = tokenizer("gpt2")
+    config = GPT2Config(vocab_size=_rows(own), n_embd=16, n_layer=1, n_head=2, **_ids(own))
+    model = GPT2LMHeadModel(config).eval()
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(_rows(own), 16))
+    saved_with(model, own, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(loaded.lm_head.weight, loaded.transformer.wte.weight)
+
+
+def test_licence_of_a_local_base_model_and_no_other(tmp_path: Path) -> None:
+    make_bert().save_pretrained(tmp_path / "base")
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    make_extension(loaded).save_pretrained(tmp_path / "plain")
+    assert "license" not in (tmp_path / "plain" / "README.md").read_text()
+    front = "---\nlicense: other\nlicense_name: a\nlicense_link: https://example.org/l\nlanguage: en\n---\n# Base\n"
+    (tmp_path / "base" / "README.md").write_text(front)
+    make_extension(loaded).save_pretrained(tmp_path / "stated")
+    card = (tmp_path / "stated" / "README.md").read_text()
+    for line in ("license: other", "license_name: a", "license_link: https://example.org/l"):
+        assert line in card
+    make_extension(loaded).save_pretrained(tmp_path / "given", license="mit")
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "license_name" not in card
+
+
+def test_nothing_published_names_this_machine(tmp_path: Path) -> None:
+    make_bert().save_pretrained(tmp_path / "base")
+    tokenizer("bert-uncased").save_pretrained(tmp_path / "base")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    own = AutoTokenizer.from_pretrained(tmp_path / "base")
+    report = make_report(base_model=str(tmp_path / "base"), notes=(f"read {tmp_path}/corpus.txt",))
+    extension = make_extension(model, own)
+    extension.report = report
+    extension.save_pretrained(tmp_path / "out")
+    for name, content in contents(tmp_path / "out").items():
+        assert str(tmp_path).encode() not in content, name
+
+
+def test_the_battery_tells_usual_pipelines_apart() -> None:
+    data = read_json(tokenizer("llama3"))
+    own = rebuild(tokenizer("llama3"), data)
+    own.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\p{L}\p{M}]+|\p{N}|\s+|[^\s\p{L}\p{M}\p{N}]+"), "isolated"),
+            pre_tokenizers.ByteLevel(use_regex=False),
+        ]
+    )
+    lines = list(verify.TEXTS)
+    differing = [a != b for a, b in zip(own(lines)["input_ids"], tokenizer("llama3")(lines)["input_ids"], strict=True)]
+    assert sum(differing) > len(lines) // 2
