@@ -1,4 +1,4 @@
-"""The command line: help without cost, the same defaults as Python, one line per error, and every command on real files."""
+"""The command line: help without cost, defaults of Python, one line per error, and every command on real files."""
 
 from __future__ import annotations
 
