@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _LINES_PER_BATCH = 1000
-_SPELLING_VERSION = 1
+_FRESH_PAGES_BYTES = 64 * 2**20  # twice the largest block that the C library serves from memory used before
+_SPELLING_VERSION = 2
 _LABEL = "__label__"  # fastText takes words that begin so for labels
 _END_OF_LINE = "</s>"  # fastText's own word
 _STAND_IN = {ord(char): chr(0x2400 + ord(char)) for char in " \t\n\v\f\r\0"}  # U+2400 ff. picture control characters
@@ -180,6 +181,9 @@ def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, seed: int) 
         "verbose": 0,
     }
     built = fasttext._build_args(fasttext.unsupervised_default | arguments, set(arguments))
+    # fastText 0.9.3 draws only a tenth of the input matrix per thread and leaves the rest as the allocator gave it. A
+    # large matrix gets fresh pages, which hold zeros; a small one gets old memory: other vectors at every run, or NaN.
+    built.bucket = max(built.bucket, _FRESH_PAGES_BYTES // (4 * options.dim))
     model = fasttext._FastText(args=built)
     fasttext.fasttext.train(model.f, built)
     return model
