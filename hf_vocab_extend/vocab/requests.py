@@ -58,7 +58,7 @@ class Entries:
     Attributes:
         entries: Entries, most wanted first.
         special: Control tokens and names of unused places.
-        partial: Bytes and parts of characters, which have no text of their own.
+        partial: Bytes, control characters and parts of characters: the alphabet of the other, not its vocabulary.
         rare: Entries below the minimum count.
     """
 
@@ -93,7 +93,7 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
         text = own_text(vocab, index)
         if vocab.kinds[index] in (TokenKind.SPECIAL, TokenKind.UNUSED):
             found.special += 1
-        elif text is None or (vocab.kinds[index] == TokenKind.BYTE and _is_code(vocab, index)):
+        elif text is None or (vocab.kinds[index] == TokenKind.BYTE and not _is_letter(vocab, index, text)):
             found.partial += 1
         elif counts is not None and counts[index] < min_frequency:
             found.rare += 1
@@ -104,9 +104,9 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
     return found
 
 
-def _is_code(vocab: CanonicalVocab, index: int) -> bool:
-    """Whether a byte token is a name (``<0x41>``); a letter of a byte alphabet is text."""
-    return (vocab.tokens[index] or "").startswith("<0x")
+def _is_letter(vocab: CanonicalVocab, index: int, text: str) -> bool:
+    """Whether a byte token is a character of text: not a name (``<0x41>``), nor a control character."""
+    return text.isprintable() and not (vocab.tokens[index] or "").startswith("<0x")
 
 
 def read_words(words: Words, min_frequency: int) -> Entries:

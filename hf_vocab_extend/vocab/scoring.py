@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 MARGIN = 0.01
-"""What a piece scores above the best way to cut it: far more than the rounding of the 32-bit scores of a ``.model``."""
+"""What a piece scores above the best way to cut it: far above the rounding of the 32-bit scores of a ``.model``."""
 
 
 def best_cut(piece: str, scores: Mapping[str, float]) -> float:
