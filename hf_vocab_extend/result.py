@@ -93,14 +93,7 @@ class VocabExtension:
             self._write(folder, max_shard_size, extra_files)
             for note in verify_folder(folder, self.model, self.tokenizer) if verify else ():
                 logger.warning("%s", note)
-            from .hub.card import card_of_folder
-
-            readme = path / CARD_FILE
-            options = {"language": language, "model_name": path.name, "load_name": path.name}
-            options |= {"license": license} if license else self._license()
-            old = readme.read_text("utf-8") if readme.is_file() else None
-            text = card_of_folder(folder, **(options | dict(card or {}) | {"existing": old}))
-            (folder / CARD_FILE).write_text(text, "utf-8")
+            (folder / CARD_FILE).write_text(self._card(folder, path, language, license, card), "utf-8")
         logger.info("Saved to %s", path.name)
 
     def push_to_hub(
@@ -157,9 +150,22 @@ class VocabExtension:
         self.mapping.save(folder / MAPPING_FILE)
         write_extra_files(extra_files, folder)
 
-    def _license(self) -> dict[str, str]:
-        """Return what the base model's own README.md states, if it lies in a local folder."""
-        from .hub.card import stated_license
+    def _card(
+        self,
+        folder: Path,
+        final: Path,
+        language: str | Sequence[str] | None,
+        license: str | None,
+        card: Mapping[str, Any] | None,
+    ) -> str:
+        """Render the card of what was written to ``folder`` and will stand at ``final``."""
+        from .hub.card import card_of_folder, stated_license
 
-        name = self.model.config._name_or_path
-        return stated_license(Path(name) / CARD_FILE) if name else {}
+        readme = final / CARD_FILE
+        existing = readme.read_text("utf-8") if readme.is_file() else None
+        options: dict[str, Any] = {"language": language, "model_name": final.name, "load_name": final.name}
+        if license is not None:
+            options["license"] = license
+        elif not stated_license(readme) and self.model.config._name_or_path:
+            options |= stated_license(Path(self.model.config._name_or_path) / CARD_FILE)
+        return card_of_folder(folder, **(options | dict(card or {}) | {"existing": existing}))

@@ -164,6 +164,15 @@ def test_base_model_only_if_it_can_be_one() -> None:
     assert front(card)["base_model"] == "a/b"
 
 
+def test_a_corrected_base_model_is_not_undone_by_a_folder_name() -> None:
+    report = make_report(base_model="/x/model")
+    card = render_card(report).replace("base_model: model", "base_model: org/right")
+    again = render_card(report, existing=card)
+    assert front(again)["base_model"] == "org/right"
+    assert "https://huggingface.co/org/right" in again
+    assert front(render_card(make_report(), existing=card))["base_model"] == "org/base-model"
+
+
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match="no key 'licence'.*license"):
         render_card(make_report(), licence="mit")
@@ -224,6 +233,14 @@ def test_own_keys_and_text_survive() -> None:
     assert [entry["name"] for entry in data["model-index"]] == ["theirs", "m"]
     assert "# Mine\n\nWords before.\n\n<!-- hf_vocab_extend: begin" in card
     assert "# m\n" not in card
+
+
+def test_what_is_given_replaces_what_was_there() -> None:
+    own = OWN.replace("cc-by-4.0", "other\nlicense_name: x\nlicense_link: y")
+    data = front(render_card(make_report(), existing=own, license="mit", pipeline_tag="fill-mask", library_name="a"))
+    assert (data["license"], data["pipeline_tag"], data["library_name"]) == ("mit", "fill-mask", "a")
+    assert "license_name" not in data
+    assert "license_link" not in data
 
 
 def test_the_block_is_replaced_where_it_stands() -> None:

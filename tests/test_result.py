@@ -486,6 +486,10 @@ def test_licence_of_a_local_base_model_and_no_other(tmp_path: Path) -> None:
     card = (tmp_path / "stated" / "README.md").read_text()
     for line in ("license: other", "license_name: a", "license_link: https://example.org/l"):
         assert line in card
+    text = (tmp_path / "stated" / "README.md").read_text().replace("license: other", "license: mine")
+    (tmp_path / "stated" / "README.md").write_text(text)
+    make_extension(loaded).save_pretrained(tmp_path / "stated", overwrite=True)
+    assert "license: mine" in (tmp_path / "stated" / "README.md").read_text()
     make_extension(loaded).save_pretrained(tmp_path / "given", license="mit")
     card = (tmp_path / "given" / "README.md").read_text()
     assert "license: mit" in card

@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"<!-- hf_vocab_extend: begin\b.*?<!-- hf_vocab_extend: end 
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LICENSE_KEYS = ("license", "license_name", "license_link")
 _OUR_KEYS = ("base_model", "base_model_relation")
-"""Front-matter keys that follow the report; of all others the user's own value stays, and lists are joined."""
+"""Front-matter keys that follow the report even where the user wrote others."""
 
 CARD_KEYS = frozenset(inspect.signature(ModelCardData).parameters) - {"kwargs", "ignore_metadata_errors"}
 EXTRA_KEYS = frozenset({"base_model_relation", "thumbnail", "inference", "widget", "co2_eq_emissions", "new_version"})
@@ -56,7 +56,7 @@ def render_card(
     model_type: str | None = None,
     architecture: str | None = None,
     language: str | Sequence[str] | None = None,
-    library_name: str = "transformers",
+    library_name: str | None = None,
     base_model: str | None = None,
     pipeline_tag: str | None = None,
     tags: Sequence[str] = (),
@@ -73,12 +73,13 @@ def render_card(
         model_type: ``model_type`` of ``config.json``.
         architecture: Class of the model, the first of ``architectures`` in ``config.json``.
         language: Language codes; by default those of the report.
-        library_name: Library that loads the model.
+        library_name: Library that loads the model; by default ``transformers``.
         base_model: Hub id of the base model; by default that of the report, if it can be one.
         pipeline_tag: Task on the Hub; by default from the architecture, where that tells.
         tags: More tags.
         datasets: Hub ids of the data used.
-        existing: A README.md to keep: its own front-matter keys and all text outside our marks stay.
+        existing: A README.md to keep: all text outside our marks stays, and so do its front-matter keys, but for those
+            that are given here.
         card_data: More keys of ``huggingface_hub.ModelCardData``, for example ``license``.
 
     Returns:
@@ -93,9 +94,9 @@ def render_card(
     languages = _as_list(language) if language is not None else list(clean.languages)
     name = model_name or _default_name(clean, languages)
     data = ModelCardData(
-        base_model=public_model_id(base_model or report.base_model),
+        base_model=_base_model(report, base_model, existing),
         language=languages or None,
-        library_name=library_name,
+        library_name=library_name or "transformers",
         pipeline_tag=pipeline_tag or (auto.pipeline_tag if auto else None),
         tags=["hf_vocab_extend", "vocabulary-extension", clean.method, *tags],
         datasets=list(datasets) if datasets else None,
@@ -106,7 +107,9 @@ def render_card(
     if data.base_model is not None and "base_model_relation" not in card_data:
         data["base_model_relation"] = "finetune"
     block = _render_block(clean, data, name, load_name, auto, architecture)
-    return _merge(existing, _front_matter(data), name, block)
+    given = card_data | {"pipeline_tag": pipeline_tag, "library_name": library_name}
+    explicit = {key for key, value in given.items() if value is not None} | set(_OUR_KEYS)
+    return _merge(existing, _front_matter(data), explicit, name, block)
 
 
 def card_of_folder(folder: Path, **options: Any) -> str:
@@ -180,6 +183,15 @@ def _default_name(report: ExtensionReport, languages: list[str]) -> str:
     """Return the base model's name with the languages."""
     base = (public_model_id(report.base_model) or "model").rpartition("/")[2]
     return "-".join([base, *languages]) if languages else f"{base}-extended"
+
+
+def _base_model(report: ExtensionReport, given: str | None, existing: str | None) -> str | None:
+    """Return the base model's id: as given, as reported, or, where the report has a bare folder name, as was there."""
+    found = public_model_id(given or report.base_model)
+    if given or (found and "/" in found) or existing is None:
+        return found
+    own = split_front_matter(existing)[0].get("base_model")
+    return own if isinstance(own, str) else found
 
 
 def _eval_result(evaluation: Mapping[str, Any]) -> EvalResult:
@@ -314,7 +326,7 @@ def _front_matter(data: ModelCardData) -> dict[str, Any]:
     return {key: value for key, value in (first | front).items() if value not in (None, [], "")}
 
 
-def _merge(existing: str | None, front: dict[str, Any], name: str, block: str) -> str:
+def _merge(existing: str | None, front: dict[str, Any], explicit: set[str], name: str, block: str) -> str:
     """Put front matter and block together with what an existing card holds besides them."""
     if existing is None:
         return _assemble(front, f"# {name}\n\n{block}\n")
@@ -324,20 +336,22 @@ def _merge(existing: str | None, front: dict[str, Any], name: str, block: str) -
         body = _BLOCK.sub(lambda _: block, body, count=1)
     else:
         body = body.rstrip("\n") + f"\n\n{block}\n"
-    text = _assemble(_merge_front_matter(own, front), body.lstrip("\n"))
+    text = _assemble(_merge_front_matter(own, front, explicit), body.lstrip("\n"))
     return text.replace("\n", "\r\n") if windows else text
 
 
-def _merge_front_matter(own: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Join two front matters; see the rule at ``_OUR_KEYS``."""
+def _merge_front_matter(own: dict[str, Any], new: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
+    """Join two front matters: lists are joined, explicit keys are replaced, of all others the user's value stays."""
     merged = dict(own)
+    if "license" in explicit:
+        merged = {key: value for key, value in merged.items() if key not in _LICENSE_KEYS}
     for key, value in new.items():
-        present = own.get(key)
+        present = merged.get(key)
         if key == "model-index":
             names = {entry["name"] for entry in value}
             kept = [entry for entry in present or [] if not (isinstance(entry, dict) and entry.get("name") in names)]
             merged[key] = kept + value
-        elif key in _OUR_KEYS or present is None:
+        elif key in explicit or present is None:
             merged[key] = value
         elif isinstance(value, list):
             merged[key] = list(dict.fromkeys([*_as_list(present), *value]))
