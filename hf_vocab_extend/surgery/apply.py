@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import InvalidOptionError, InvalidTableError, TokenizerMismatchError
-from ..plan import VocabPlan
+from ..plan import MatchKind, VocabPlan
 from .checks import check_values
 from .config_tree import all_configs, fields_of, main_config, text_configs
 from .journal import Journal
@@ -88,15 +88,19 @@ def apply_rows(
 
 
 def new_counts(sites: Sites, plan: VocabPlan, pad_to_multiple_of: int | None) -> dict[str, int]:
-    """Return the new value of each vocabulary field: `n_target`, or more where a table must not shrink.
+    """Return the new value of each vocabulary field.
 
-    A field is read off the tables that it counts, not off the config, which may be stale.
+    Mode ``replace``: `n_target`. Mode ``extend``: as before, or as many as the highest id that gets a row needs; ids
+    that stay need none, as a second table may lack their rows on purpose (Gemma 3n's has none for audio). A field is
+    read off the tables that it counts, not off the config, which may be stale.
     """
     multiple = pad_to_multiple_of or 1
+    placed = np.flatnonzero((plan.kinds != MatchKind.SAME) & (plan.kinds != MatchKind.HOLE))
+    needed = int(placed[-1]) + 1 if len(placed) else 0
     counts = {}
     for field in {site.field for site in sites}:
         before = max(site.n_rows - site.extra for site in sites if site.field == field)
-        wanted = max(before, plan.n_target) if plan.mode == "extend" else plan.n_target
+        wanted = max(before, needed) if plan.mode == "extend" else plan.n_target
         counts[field] = -(-wanted // multiple) * multiple
     return counts
 

@@ -8,8 +8,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from .registry import OTHER_MODALITY, VOCABULARY_FIELDS
 
+TOP = "config"
+"""Path of a model's own config."""
 
-def walk(config: PretrainedConfig, path: str = "config") -> Iterator[tuple[str, PretrainedConfig]]:
+
+def walk(config: PretrainedConfig, path: str = TOP) -> Iterator[tuple[str, PretrainedConfig]]:
     """Give a config and all configs nested in it, each with its dotted path."""
     yield path, config
     for name, value in vars(config).items():
@@ -26,17 +29,18 @@ def all_configs(model: PreTrainedModel) -> list[tuple[str, PretrainedConfig]]:
     for name, module in model.named_modules():
         config = getattr(module, "config", None)
         if isinstance(config, PretrainedConfig):
-            for path, item in walk(config, f"{name}.config" if name else "config"):
+            for path, item in walk(config, f"{name}.{TOP}" if name else TOP):
                 found.setdefault(id(item), (path, item))
     return list(found.values())
 
 
 def text_configs(configs: list[tuple[str, PretrainedConfig]], vocab_size: int) -> list[PretrainedConfig]:
-    """Those configs whose ``vocab_size`` is that of the tokenizer, not of another modality."""
+    """Those configs whose ``vocab_size`` is that of the tokenizer, not of another modality; the top one always."""
+    stated = [(path, config, getattr(config, "vocab_size", None)) for path, config in configs]
     return [
         config
-        for path, config in configs
-        if not OTHER_MODALITY.search(path) and getattr(config, "vocab_size", None) == vocab_size
+        for path, config, value in stated
+        if isinstance(value, int) and (path == TOP or (value == vocab_size and not OTHER_MODALITY.search(path)))
     ]
 
 

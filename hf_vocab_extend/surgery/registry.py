@@ -23,6 +23,7 @@ OTHER_MODALITY = re.compile(r"audio|vision|speech|codec|acoustic|image|video|dep
 """Names of nested configs and modules whose vocabulary is not the tokenizer's."""
 
 ROLES_BY_NAME = (
+    (re.compile(r"(^|\.)predictions\.dense\.weight$"), "head_part"),  # MobileBERT's head is two matrices side by side
     (re.compile(r"(^|\.)(embed_tokens_per_layer|value_embeddings)\.weight$"), "per_layer"),
     (re.compile(r"(^|\.)final_logits_bias$"), "logits_bias"),
     (
@@ -42,7 +43,7 @@ ROLES_BY_NAME = (
     (
         re.compile(
             r"(^|\.)(lm_head|decoder|vocab_projector|embed_out|output_projection|generator_lm_head|lm_loss|"
-            r"pred_layer\.proj|predictions\.dense|out_lm)\.weight$"
+            r"pred_layer\.proj|out_lm)\.weight$"
         ),
         "head",
     ),

@@ -21,7 +21,7 @@ from .config_tree import fields_of, main_config
 from .probe import Dependence, named_tensors, probe
 from .registry import LAYER_STACK, NOT_VOCABULARY, REFUSED_TYPES, ROLES_BY_NAME, SECOND_VOCABULARY_FIELDS
 
-_ROLE_ORDER = ("input", "head", "per_layer", "bias", "logits_bias")
+_ROLE_ORDER = ("input", "head", "head_part", "per_layer", "bias", "logits_bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Site:
 
     Attributes:
         name: Dotted name of the first alias, the input table's if it is one.
-        role: ``input``, ``head``, ``per_layer``, ``bias`` or ``logits_bias``; a tied table is ``input``.
+        role: ``input`` (also if tied), ``head``, ``head_part``, ``per_layer``, ``bias`` or ``logits_bias``.
         axis: Which axis of the tensor counts tokens.
         tensor: The live Parameter or buffer.
         aliases: All names that share the storage, this one included.

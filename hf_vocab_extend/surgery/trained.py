@@ -1,9 +1,9 @@
 """Which rows of a table were trained, so that means and distributions are taken over those only.
 
 Three kinds of rows are known from the vocabulary to be untrained: rows beyond it (padding to a round number), holes in
-the ids, and tokens reserved for later (``[unused1]``, ``<unused5>``). Real vocabularies hold more, under ordinary
-names: tokens that the normalizer makes unreachable, or that training text never held. Those stayed where the first
-kinds stayed, close together around one vector and away from everything else, and are found by that distance.
+the ids, and tokens reserved for later (``[unused1]``, ``<unused5>``). Real ones hold more under ordinary names:
+tokens that the normalizer makes unreachable, or that the training text never held. Those stayed where the first kinds
+stayed, close together around one vector and away from everything else, and are found by that distance.
 """
 
 from __future__ import annotations
