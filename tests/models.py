@@ -133,7 +133,7 @@ SEQ2SEQ: dict[str, tuple[str, str, dict]] = {
     "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
     "mt5": ("MT5ForConditionalGeneration", "MT5Config", _T5),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", _T5),
-    "longt5": ("LongT5ForConditionalGeneration", "LongT5Config", _T5),
+    "longt5": ("LongT5ForConditionalGeneration", "LongT5Config", {**_T5, "local_radius": 3}),
     "bart": ("BartForConditionalGeneration", "BartConfig", _BART),
     "mbart": ("MBartForConditionalGeneration", "MBartConfig", _BART),
     "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Config", _BART),
