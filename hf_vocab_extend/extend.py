@@ -27,7 +27,8 @@ from .resources.corpus import Corpus, open_corpus
 from .result import VocabExtension
 from .rows import FALLBACKS, fit_rows
 from .surgery.apply import apply_rows
-from .surgery.sites import Sites, find_sites
+from .surgery.journal import Journal
+from .surgery.sites import find_sites
 from .surgery.token_ids import remap_token_ids
 from .surgery.trained import trained_rows
 from .vocab.fertility import measure_fertility
@@ -154,35 +155,36 @@ def extend_vocabulary(
         )
         rows, mapping = fit_rows(context, chosen, overrides, fallback)
 
-    source_rows, tied = sites.n_rows, sites.tied
-    notes = _notes(before, after, mapping, chosen)
-    with clock.step("apply"):
-        tables = apply_rows(model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of)
-        notes += remap_token_ids(model, plan, target_tokenizer)
-    report = ExtensionReport(
-        version=__version__,
-        base_model=_public_name(model.config._name_or_path),
-        base_revision=getattr(model.config, "_commit_hash", None),
-        source_tokenizer=_public_name(source_tokenizer.name_or_path),
-        target_tokenizer=_public_name(new_tokenizer.name_or_path),
-        mode=mode,
-        method=chosen.name,
-        method_reason=reason,
-        method_config=chosen.config.to_dict(),
-        fallback=fallback,
-        seed=seed,
-        languages=tuple(languages),
-        sizes=_sizes(plan, source_rows, model),
-        counts_by_kind=mapping.counts(),
-        coverage=None if token_counts is None else mapping.coverage(token_counts),
-        tables=tuple(tables),
-        tied=tied,
-        fertility_before=before,
-        fertility_after=after,
-        seconds_by_step=clock.seconds,
-        versions=_versions(),
-        notes=tuple(notes),
-    )
+    with Journal() as journal:
+        with clock.step("apply"):
+            tables = apply_rows(
+                model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of, journal=journal
+            )
+            notes = remap_token_ids(model, plan, target_tokenizer, journal=journal)
+        report = ExtensionReport(
+            version=__version__,
+            base_model=_public_name(model.config._name_or_path),
+            base_revision=getattr(model.config, "_commit_hash", None),
+            source_tokenizer=_public_name(source_tokenizer.name_or_path),
+            target_tokenizer=_public_name(new_tokenizer.name_or_path),
+            mode=mode,
+            method=chosen.name,
+            method_reason=reason,
+            method_config=chosen.config.to_dict(),
+            fallback=fallback,
+            seed=seed,
+            languages=tuple(languages),
+            sizes=_sizes(plan, sites.n_rows, sites.input.n_rows),
+            counts_by_kind=mapping.counts(),
+            coverage=None if token_counts is None else mapping.coverage(token_counts),
+            tables=tuple(tables),
+            tied=sites.tied,
+            fertility_before=before,
+            fertility_after=after,
+            seconds_by_step=clock.seconds,
+            versions=_versions(),
+            notes=tuple(_notes(before, after, mapping, chosen) + notes),
+        )
     logger.info("%s", report)
     return VocabExtension(model=model, tokenizer=target_tokenizer, mapping=mapping, report=report)
 
@@ -322,13 +324,13 @@ def _notes(
     return notes
 
 
-def _sizes(plan: VocabPlan, source_rows: int, model: PreTrainedModel) -> dict[str, int]:
+def _sizes(plan: VocabPlan, source_rows: int, target_rows: int) -> dict[str, int]:
     """Return the counts of tokens and rows."""
     return {
         "source_tokens": sum(token is not None for token in plan.source.tokens),
         "target_tokens": sum(token is not None for token in plan.target.tokens),
         "source_rows": source_rows,
-        "target_rows": model.get_input_embeddings().weight.shape[0],
+        "target_rows": target_rows,
         "new_tokens": len(plan.new_ids),
     }
 

@@ -113,8 +113,8 @@ BAD = {
     "bad seed": ({"seed": -1}, errors.InvalidOptionError, "seed"),
     "missing resource": ({"method": "focus"}, errors.MissingResourceError, "corpus="),
     "empty corpus": ({"corpus": []}, errors.CorpusError, "empty|no "),
-    "another model's tokenizer": ({"tokenizer": gpt2_like(300)}, errors.TokenizerMismatchError, "belong|grow"),
-    "more tokens than rows": ({"tokenizer": grown(NAME)}, errors.TokenizerMismatchError, r"\d+"),
+    "another model's tokenizer": (lambda: {"tokenizer": gpt2_like(300)}, errors.TokenizerMismatchError, "belong|grow"),
+    "more tokens than rows": (lambda: {"tokenizer": grown(NAME)}, errors.TokenizerMismatchError, r"\d+"),
     "unknown source token": ({"sources": {"nosuchtoken": "the"}}, errors.InvalidOptionError, "nosuchtoken"),
     "override of an old row": ({"sources": {"the": "of"}}, errors.InvalidOptionError, "already"),
     "override with NaN": (
@@ -128,6 +128,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_error_and_changes_nothing(case: str) -> None:
     arguments, error, message = BAD[case]
+    arguments = arguments() if callable(arguments) else arguments
     model = make_model(NAME, True)
     state, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
     with pytest.raises(error, match=message):

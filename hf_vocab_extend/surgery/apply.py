@@ -40,6 +40,7 @@ def apply_rows(
     *,
     pad_row: PadRow,
     pad_to_multiple_of: int | None = None,
+    journal: Journal | None = None,
 ) -> list[dict[str, object]]:
     """Give a model the rows of a plan, in place.
 
@@ -55,6 +56,7 @@ def apply_rows(
             a longer one without its last rows, so that all have the same `n_source_rows`.
         pad_row: Called once per storage that has ids without a token.
         pad_to_multiple_of: Round the number of rows up to a multiple of this.
+        journal: Where to note the writes, for a caller whose own later failure must take them back too.
 
     Returns:
         Name, role, shape, type and aliases of each storage, as plain data.
@@ -76,7 +78,7 @@ def apply_rows(
     ids = IdMap(plan)
     shift = plan_position_shift(model, sites, ids)
     tensors = [_compute(site, sites, plan, counts[site.field] + site.extra, new_rows, pad_row) for site in sites]
-    with Journal() as journal:
+    with journal or Journal() as journal:
         for site, tensor in zip(sites, tensors, strict=True):
             _write(site, tensor, journal)
         _write_padding_ids(model, sites, ids, journal)

@@ -69,7 +69,13 @@ class _Change:
     value: Any
 
 
-def remap_token_ids(model: PreTrainedModel, plan: VocabPlan, target_tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def remap_token_ids(
+    model: PreTrainedModel,
+    plan: VocabPlan,
+    target_tokenizer: PreTrainedTokenizerBase,
+    *,
+    journal: Journal | None = None,
+) -> list[str]:
     """Apply one old-to-new map to every id in the configs, nested configs, generation config and modules.
 
     Scalars, lists, lists of lists (``bad_words_ids``, ``forced_decoder_ids``) and keys (``sequence_bias``) are mapped.
@@ -81,6 +87,7 @@ def remap_token_ids(model: PreTrainedModel, plan: VocabPlan, target_tokenizer: P
         model: The model; rows are not touched.
         plan: Which target id is which source id.
         target_tokenizer: Tokenizer of the target ids.
+        journal: Where to note the writes, for a caller whose own later failure must take them back too.
 
     Returns:
         One line for each field that held an id whose token vanished, or, in mode ``extend``, an id outside the source
@@ -99,7 +106,7 @@ def remap_token_ids(model: PreTrainedModel, plan: VocabPlan, target_tokenizer: P
     remapper = _Remapper(model, plan, target_tokenizer, roles)
     changes = list(remapper.changes())
     if plan.mode == "replace":
-        with Journal() as journal:
+        with journal or Journal() as journal:
             for change in changes:
                 journal.set_attribute(change.owner, change.name, change.value)
     return list(dict.fromkeys(remapper.notes))
