@@ -12,7 +12,9 @@ arithmetic or elementwise: the result depends neither on block size nor on threa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,13 +31,21 @@ _LAST_ID = (1 << _ID_BITS) - 1
 _NOTHING = -(1 << 62)  # sorts below every cosine
 _OUTSIDE = -4.0  # score of a column that is no candidate
 _GROUP = 32  # candidates that share one maximum
-_NEWTON_STEPS = 8
-_ROWS_PER_CONVERSION = 8192
-_SCORES_PER_BLOCK = {"cpu": 1 << 23, "cuda": 1 << 28}  # 32 MiB and 1 GiB of float32
-_FLOATS_PER_GATHER = {"cpu": 1 << 20, "cuda": 1 << 26}
+_NEWTON_STEPS = 3
+_HEAD = 64  # scores whose sparsemax the steps start from
+_DENSE = 8  # rows that keep more than one in so many candidates are computed by one matrix product
+_ROWS_PER_CONVERSION = 1024
+_SCORES_PER_BLOCK = {"cpu": 1 << 21, "cuda": 1 << 27}  # float32
+_ROWS_PER_BLOCK = 64  # at least, or the matrix product is slow
+_FLOATS_PER_GATHER = {"cpu": 1 << 18, "cuda": 1 << 26}
+_KEYS_PER_SORT = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 Bound = Callable[[torch.Tensor], torch.Tensor]
 """Some scores of each query, shape `(n, g)`, to a score `(n,)` below which no candidate can matter."""
+
+Found = tuple[torch.Tensor, ...]
+Finish = Callable[[torch.Tensor, torch.Tensor], Found]
+"""Query rows `(n,)` and the sorted keys of their candidates `(n, s)` to what is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,20 @@ def top_neighbours(
         raise InvalidOptionError(f"k is {k}. At least 1 neighbour is needed.")
     indices = np.full((len(queries), k), -1, np.int32)
     cosines = np.zeros((len(queries), k), np.float64)
-    for rows, keys in _search(queries, candidates, _top_bound(k), k, block_size, device):
-        found, ids = _decode(keys[:, :k])
-        width = found.shape[1]
-        empty = keys[:, :k] == _NOTHING
-        indices[rows, :width] = ids.masked_fill(empty, -1).cpu().numpy()
-        cosines[rows, :width] = found.double().mul(2.0**-_SCALE).clamp_(-1, 1).masked_fill(empty, 0).cpu().numpy()
+
+    def finish(rows: torch.Tensor, keys: torch.Tensor) -> Found:
+        keys = keys[:, :k]
+        found, ids = _decode(keys)
+        empty = keys == _NOTHING
+        return (
+            rows,
+            ids.masked_fill_(empty, -1),
+            found.double().mul_(2.0**-_SCALE).clamp_(-1, 1).masked_fill_(empty, 0),
+        )
+
+    for rows, ids, values in _search(queries, candidates, _Search(_top_bound(k), finish, k, block_size, device)):
+        indices[rows.numpy(), : ids.shape[1]] = ids.numpy()
+        cosines[rows.numpy(), : ids.shape[1]] = values.numpy()
     return indices, cosines
 
 
@@ -121,16 +139,16 @@ def sparsemax_weights(
         raise InvalidOptionError(f"k is {k}. At least 1 neighbour is needed.")
     total = round(temperature * 2.0**_SCALE)
     bound = _sparsemax_bound(temperature) if k is None else _top_bound(k)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for rows, keys in _search(queries, candidates, bound, k, block_size, device):
+
+    def finish(rows: torch.Tensor, keys: torch.Tensor) -> Found:
         keys = keys[:, :k]
         scores, ids = _decode(keys)
         weights = _sparsemax(scores, keys != _NOTHING, total)
-        places = weights.nonzero()
-        owners = rows[places[:, 0].cpu().numpy()]
-        chosen = (places[:, 0], places[:, 1])
-        parts.append((owners, ids[chosen].cpu().numpy(), weights[chosen].cpu().numpy()))
-    return _assemble(parts, len(queries), len(candidates))
+        owners, places = weights.nonzero(as_tuple=True)
+        return rows[owners], ids[owners, places], weights[owners, places]
+
+    parts = list(_search(queries, candidates, _Search(bound, finish, k, block_size, device)))
+    return _assemble([[part.numpy() for part in found] for found in parts], len(queries), len(candidates))
 
 
 def softmax_weights(
@@ -192,10 +210,13 @@ def _sparsemax_bound(temperature: float) -> Bound:
     """
 
     def bound(scores: torch.Tensor) -> torch.Tensor:
-        tau = scores.amax(1) - temperature
+        head = scores.topk(min(_HEAD, scores.shape[1]), dim=1).values
+        sums = head.cumsum(1).sub_(temperature)
+        tau = sums.div_(torch.arange(1, head.shape[1] + 1, device=head.device)).amax(1)
+        excess, signs = torch.empty_like(scores), torch.empty_like(scores)
         for _ in range(_NEWTON_STEPS):
-            excess = (scores - tau[:, None]).clamp_(min=0)
-            tau = tau + (excess.sum(1) - temperature) / excess.count_nonzero(1).clamp_(min=1)
+            torch.sub(scores, tau[:, None], out=excess).clamp_(min=0)
+            tau = tau + (excess.sum(1) - temperature) / torch.sign(excess, out=signs).sum(1).clamp_(min=1)
         return tau
 
     return bound
@@ -226,7 +247,7 @@ def _decode(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return keys >> _ID_BITS, _LAST_ID - (keys & _LAST_ID)
 
 
-def _assemble(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], n_rows: int, n_columns: int) -> Mixture:
+def _assemble(parts: Sequence[Sequence[np.ndarray]], n_rows: int, n_columns: int) -> Mixture:
     """Join (rows, columns, weights), whose places are all different, to one mixture."""
     rows, columns, weights = (
         np.concatenate([part[index] for part in parts] or [np.zeros(0, np.int64)]) for index in range(3)
@@ -243,10 +264,23 @@ def _full_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Let every operation run in one thread; give the number of threads that they had.
+
+    Many short operations that each split over all cores wait for one another more than they compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _units(matrix: torch.Tensor | np.ndarray, device: torch.device, what: str) -> _Units:
@@ -276,96 +310,190 @@ def _units(matrix: torch.Tensor | np.ndarray, device: torch.device, what: str) -
     return _Units(vectors if len(ids) == len(vectors) else vectors[ids], ids)
 
 
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for."""
+
+    bound: Bound
+    finish: Finish
+    k: int | None
+    block_size: int | None
+    device: torch.device | str | None
+
+
+@dataclass
+class _Job:
+    """One search over unit vectors, and the buffers of one worker: fresh memory for each block costs page faults."""
+
+    left: _Units
+    right: _Units
+    padded: torch.Tensor
+    """Candidates with zero rows behind them, so that groups are equal, shape `(n_groups * group, d)`."""
+    group: int
+    search: _Search
+
+    def __post_init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def buffer(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return a tensor of this worker's own, to be written before it is read."""
+        size = int(np.prod(shape))
+        kept = self._buffers.get((name, dtype))
+        if kept is None or kept.numel() < size:
+            kept = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.padded.device)
+        return kept[:size].view(*shape)
+
+
 def _search(
-    queries: torch.Tensor | np.ndarray,
-    candidates: torch.Tensor | np.ndarray,
-    bound: Bound,
-    k: int | None,
-    block_size: int | None,
-    device: torch.device | str | None,
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Yield query rows and the sort keys of their candidates, largest first, `_NOTHING` behind the last.
+    queries: torch.Tensor | np.ndarray, candidates: torch.Tensor | np.ndarray, search: _Search
+) -> Iterator[Found]:
+    """Yield what ``search.finish`` keeps of each block of queries, on the CPU, in the order of the queries.
 
-    Every candidate that reaches the bound is among them, and perhaps others below it.
+    It is shown every candidate that reaches the bound, and perhaps others below it.
     """
-    if block_size is not None and block_size < 1:
-        raise InvalidOptionError(f"block_size is {block_size}. It must be at least 1.")
-    if device is None:
-        device = candidates.device if isinstance(candidates, torch.Tensor) else "cpu"
-    device = torch.device(device)
-    with _full_precision():
-        left = _units(queries, device, "queries")
-        right = _units(candidates, device, "candidates")
-        if left.vectors.shape[1] != right.vectors.shape[1]:
-            raise InvalidTableError(
-                f"Queries have {left.vectors.shape[1]} dimensions and candidates {right.vectors.shape[1]}."
-            )
-        if len(candidates) > _LAST_ID:
-            raise InvalidTableError(f"{len(candidates)} candidates are more than the {_LAST_ID} that are supported.")
-        if len(left.ids) == 0 or len(right.ids) == 0:
-            return
-        yield from _scan(left, right, bound, k, block_size)
-
-
-def _scan(
-    left: _Units, right: _Units, bound: Bound, k: int | None, block_size: int | None
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Walk over blocks of queries: multiply, bound, gather what is left, compute it exactly."""
-    n, dim = left.vectors.shape
+    if search.block_size is not None and search.block_size < 1:
+        raise InvalidOptionError(f"block_size is {search.block_size}. It must be at least 1.")
+    home = candidates.device if isinstance(candidates, torch.Tensor) else "cpu"
+    device = torch.device(search.device if search.device is not None else home)
+    left, right = _units(queries, device, "queries"), _units(candidates, device, "candidates")
+    if left.vectors.shape[1] != right.vectors.shape[1]:
+        raise InvalidTableError(
+            f"Queries have {left.vectors.shape[1]} dimensions and candidates {right.vectors.shape[1]}."
+        )
+    if len(candidates) > _LAST_ID:
+        raise InvalidTableError(f"{len(candidates)} candidates are more than the {_LAST_ID} that are supported.")
+    if len(left.ids) == 0 or len(right.ids) == 0:
+        return
     m = len(right.vectors)
-    device = left.vectors.device
-    group = max(1, min(_GROUP, m // (4 * k if k else 64)))
-    n_groups = -(-m // group)
-    padded = torch.zeros(group * n_groups, dim, device=device)
+    group = max(1, min(_GROUP, m // (4 * search.k if search.k else _HEAD)))
+    padded = torch.zeros(-(-m // group) * group, left.vectors.shape[1], device=device)
     padded[:m] = right.vectors
-    size = block_size or max(16, _SCORES_PER_BLOCK[device.type] // len(padded))
-    buffer = torch.empty(min(size, n), len(padded), device=device)
-    # The rounding error of a product of unit vectors is at most about dim * 2^-24; the bound has it, and so has the
-    # score that is compared with it.
-    slack = 4 * (dim + 16) * 2.0**-24
-    for start in range(0, n, size):
-        block = left.vectors[start : start + size]
-        scores = torch.mm(block, padded.T, out=buffer[: len(block)])
+    right = _Units(padded[:m], right.ids)
+    size = search.block_size or max(_ROWS_PER_BLOCK, _SCORES_PER_BLOCK[device.type] // len(padded))
+    jobs = [_Job(left, right, padded, group, search) for _ in range(torch.get_num_threads())]
+    starts = range(0, len(left.vectors), size)
+    with _full_precision():
+        if device.type != "cpu":
+            for start in starts:
+                yield from _block(jobs[0], start, start + size)
+            return
+        with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+            yield from _in_order(pool, jobs, starts, size)
+
+
+def _in_order(pool: ThreadPoolExecutor, jobs: list[_Job], starts: range, size: int) -> Iterator[Found]:
+    """Run blocks in parallel, at most two for each worker ahead of the reader; yield their results in order."""
+    idle = deque(jobs)
+    waiting: deque[Future[list[Found]]] = deque()
+
+    def run(start: int) -> list[Found]:
+        job = idle.pop()
+        try:
+            return _block(job, start, start + size)
+        finally:
+            idle.append(job)
+
+    try:
+        for start in starts:
+            waiting.append(pool.submit(run, start))
+            if len(waiting) >= 2 * len(jobs):
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _block(job: _Job, start: int, stop: int) -> list[Found]:
+    """Search for a block of queries: multiply, bound, gather what is left, compute it exactly."""
+    with torch.no_grad(), torch.autocast(job.padded.device.type, enabled=False):
+        block = job.left.vectors[start:stop]
+        rows, dim = block.shape
+        n_groups = len(job.padded) // job.group
+        m = len(job.right.vectors)
+        scores = torch.mm(block, job.padded.T, out=job.buffer("scores", rows, len(job.padded)))
         scores[:, m:] = _OUTSIDE
-        grouped = scores.view(len(block), group, n_groups)
-        maxima = grouped.amax(1)
-        limit = bound(maxima) - slack
+        grouped = scores.view(rows, job.group, n_groups)
+        maxima = torch.amax(grouped, 1, out=job.buffer("maxima", rows, n_groups))
+        # A product of unit vectors is off by about dim * 2^-24 at most, in the bound and in what it is compared with.
+        limit = job.search.bound(maxima) - 4 * (dim + 16) * 2.0**-24
         owners, groups = (maxima >= limit[:, None]).nonzero(as_tuple=True)
         values = grouped.transpose(1, 2)[owners, groups]
         places, members = (values >= limit[owners, None]).nonzero(as_tuple=True)
         owners, columns = owners[places], members * n_groups + groups[places]
         inside = columns < m
-        for rows, keys in _exact(block, right, owners[inside], columns[inside]):
-            yield left.ids[start + rows].cpu().numpy(), keys
+        ids = job.left.ids[start:stop]
+        return [
+            tuple(part.cpu() for part in job.search.finish(ids[chosen], keys))
+            for chosen, keys in _exact(job, block, owners[inside], columns[inside])
+        ]
 
 
 def _exact(
-    block: torch.Tensor, right: _Units, owners: torch.Tensor, columns: torch.Tensor
+    job: _Job, block: torch.Tensor, owners: torch.Tensor, columns: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield rows of a block with the sorted keys of their candidates.
 
     Args:
+        job: The search.
         block: Query units, shape `(n, d)`.
-        right: Candidates.
         owners: Row of each pair, ascending, shape `(n_pairs,)`; every row has at least one pair.
         columns: Candidate unit of each pair, shape `(n_pairs,)`.
     """
-    dim = block.shape[1]
     counts = torch.bincount(owners, minlength=len(block))
     starts = counts.cumsum(0) - counts
     order = counts.argsort(stable=True)  # rows of like length share a block, so little of it is padding
-    lengths = counts[order].cpu().numpy()
+    lengths = counts[order].tolist()
     stop = len(order)
     while stop > 0:
-        width = int(lengths[stop - 1])
-        first = max(0, stop - max(1, _FLOATS_PER_GATHER[block.device.type] // (width * dim)))
+        width = lengths[stop - 1]
+        first = max(0, stop - max(1, _KEYS_PER_SORT[block.device.type] // width))
         rows = order[first:stop]
         within = torch.arange(width, device=block.device)
-        missing = within[None, :] >= counts[rows, None]
-        pairs = (starts[rows, None] + within).masked_fill_(missing, 0)
-        chosen = columns[pairs]
-        gathered = right.vectors.index_select(0, chosen.flatten()).double().view(len(rows), width, dim)
-        cosines = torch.bmm(gathered, block[rows].double()[:, :, None])[:, :, 0]
-        keys = (cosines * 2.0**_SCALE).round_().long() * (1 << _ID_BITS) + (_LAST_ID - right.ids[chosen])
+        missing = within >= counts[rows, None]
+        chosen = columns[(starts[rows, None] + within).masked_fill_(missing, 0)]
+        cosines = _cosines(job, block[rows], chosen, lengths[first:stop])
+        keys = cosines.mul_(2.0**_SCALE).round_().long().mul_(1 << _ID_BITS).add_(_LAST_ID).sub_(job.right.ids[chosen])
         yield rows, keys.masked_fill_(missing, _NOTHING).sort(dim=1, descending=True).values
         stop = first
+
+
+def _cosines(job: _Job, block: torch.Tensor, chosen: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Return exact cosines, float64.
+
+    Args:
+        job: The search.
+        block: Query units, shape `(n, d)`.
+        chosen: Candidate unit of each pair, shape `(n, width)`.
+        lengths: How many of a row's pairs count, ascending; the rest may hold anything.
+    """
+    (rows, width), dim = chosen.shape, block.shape[1]
+    block = block.double()
+    if width * _DENSE > len(job.right.vectors):
+        return _dense_cosines(job, block).gather(1, chosen)
+    cosines = torch.zeros(rows, width, dtype=torch.float64, device=block.device)
+    stop = rows
+    while stop > 0:
+        width = lengths[stop - 1]
+        first = max(0, stop - max(1, _FLOATS_PER_GATHER[block.device.type] // (width * dim)))
+        size = (stop - first) * width
+        picked = chosen[first:stop, :width].reshape(-1)
+        single = torch.index_select(job.right.vectors, 0, picked, out=job.buffer("gathered", size, dim))
+        double = job.buffer("gathered", size, dim, dtype=torch.float64).copy_(single)
+        product = torch.bmm(double.view(-1, width, dim), block[first:stop, :, None])
+        cosines[first:stop, :width] = product[:, :, 0]
+        stop = first
+    return cosines
+
+
+def _dense_cosines(job: _Job, block: torch.Tensor) -> torch.Tensor:
+    """Return the exact cosines of queries with all candidates, float64, shape `(n, m)`."""
+    m, dim = job.right.vectors.shape
+    cosines = torch.empty(len(block), m, dtype=torch.float64, device=block.device)
+    step = max(1, _FLOATS_PER_GATHER[block.device.type] // dim)
+    for start in range(0, m, step):
+        part = job.right.vectors[start : start + step]
+        double = job.buffer("gathered", *part.shape, dtype=torch.float64).copy_(part)
+        cosines[:, start : start + step] = block @ double.T
+    return cosines
