@@ -83,17 +83,22 @@ class VocabExtension:
 
         Raises:
             OutputFolderError: Before any work, if the folder is not empty, not writable, a file, or on a full disk.
+            InvalidOptionError: Before any work, if an option of the card or an extra file is wrong.
             VerificationError: If the folder does not load back equal. Nothing is left of it.
         """
+        from .hub.card import card_of_folder, render_card
+
         extra_files = dict(extra_files or {})
         check_extra_files(extra_files)
         n_bytes = model_bytes(self.model) + SPARE_BYTES
         path = check_output_folder(save_directory, n_bytes, overwrite=overwrite)
+        options = self._card_options(path, language, license) | dict(card or {})
+        render_card(self.report, **options)  # what is wrong with the card shows before any work
         with staged_folder(path) as folder:
             self._write(folder, max_shard_size, extra_files)
             for note in verify_folder(folder, self.model, self.tokenizer) if verify else ():
                 logger.warning("%s", note)
-            (folder / CARD_FILE).write_text(self._card(folder, path, language, license, card), "utf-8")
+            (folder / CARD_FILE).write_bytes(card_of_folder(folder, **options).encode("utf-8"))
         logger.info("Saved to %s", path.name)
 
     def push_to_hub(
@@ -150,22 +155,19 @@ class VocabExtension:
         self.mapping.save(folder / MAPPING_FILE)
         write_extra_files(extra_files, folder)
 
-    def _card(
-        self,
-        folder: Path,
-        final: Path,
-        language: str | Sequence[str] | None,
-        license: str | None,
-        card: Mapping[str, Any] | None,
-    ) -> str:
-        """Render the card of what was written to ``folder`` and will stand at ``final``."""
-        from .hub.card import card_of_folder, stated_license
+    def _card_options(self, path: Path, language: str | Sequence[str] | None, license: str | None) -> dict[str, Any]:
+        """Return the arguments of ``render_card`` for a folder that will stand at ``path``."""
+        from .hub.card import read_card, stated_license
 
-        readme = final / CARD_FILE
-        existing = readme.read_text("utf-8") if readme.is_file() else None
-        options: dict[str, Any] = {"language": language, "model_name": final.name, "load_name": final.name}
+        readme, base = path / CARD_FILE, self.model.config._name_or_path
+        options = {
+            "language": language,
+            "model_name": path.name,
+            "load_name": path.name,
+            "existing": read_card(readme),
+        }
         if license is not None:
-            options["license"] = license
-        elif not stated_license(readme) and self.model.config._name_or_path:
-            options |= stated_license(Path(self.model.config._name_or_path) / CARD_FILE)
-        return card_of_folder(folder, **(options | dict(card or {}) | {"existing": existing}))
+            return options | {"license": license}
+        if base and not stated_license(readme):
+            return options | stated_license(Path(base) / CARD_FILE)
+        return options

@@ -277,6 +277,31 @@ def test_a_file_in_the_way_is_refused_before_any_work(path: str, tmp_path: Path,
     assert contents(tmp_path) == {"file": b"x"}
 
 
+@pytest.mark.parametrize(
+    "options", [{"card": {"licence": "mit"}}, {"extra_files": {"../x": b""}}, {"card": {"no_such": 1}}]
+)
+def test_bad_options_are_refused_before_any_work(options: dict, tmp_path: Path, no_work: None) -> None:
+    with pytest.raises(InvalidOptionError):
+        make_extension().save_pretrained(tmp_path / "out", **options)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("own", [b"---\na: [\n---\n", b"caf\xe9"])
+def test_a_card_that_cannot_be_kept_is_refused_before_any_work(own: bytes, tmp_path: Path, no_work: None) -> None:
+    (tmp_path / "README.md").write_bytes(own)
+    with pytest.raises(InvalidOptionError, match="README"):
+        make_extension().save_pretrained(tmp_path, overwrite=True)
+    assert contents(tmp_path) == {"README.md": own}
+
+
+def test_line_breaks_of_a_card_stay(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"# Mine\r\n\r\nWords.\r\n")
+    make_extension().save_pretrained(tmp_path, overwrite=True)
+    text = (tmp_path / "README.md").read_bytes()
+    assert b"Words.\r\n" in text
+    assert text.count(b"\n") == text.count(b"\r\n")
+
+
 def test_a_full_disk_is_refused_before_any_work(
     tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,11 +131,25 @@ def card_of_folder(folder: Path, **options: Any) -> str:
     return render_card(report, **(found | options))
 
 
+def read_card(readme: Path) -> str | None:
+    """Return a README.md with its line breaks as they are, or None if there is none.
+
+    Raises:
+        InvalidOptionError: If it is not UTF-8.
+    """
+    if not readme.is_file():
+        return None
+    try:
+        return readme.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidOptionError(
+            f"README.md is not UTF-8 (byte {error.start}). Convert it, then save again."
+        ) from error
+
+
 def stated_license(readme: Path) -> dict[str, str]:
     """Return the licence keys in the front matter of a README.md; empty if there are none."""
-    if not readme.is_file():
-        return {}
-    front, _ = split_front_matter(readme.read_text("utf-8"))
+    front, _ = split_front_matter(read_card(readme) or "")
     return {key: front[key] for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
 
 

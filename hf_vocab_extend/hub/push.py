@@ -26,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 from .._logging import get_logger
 from ..errors import HubError, InvalidOptionError, VocabExtendError
 from ..report import REPORT_FILE
-from .card import card_of_folder, has_own_prose
+from .card import card_of_folder, has_own_prose, read_card
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -136,8 +136,7 @@ def _files(folder: Path) -> list[str]:
 
 def _card(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> str | None:
     """Return the card with its final name, or None if the folder has none."""
-    readme = folder / "README.md"
-    local = readme.read_text("utf-8") if readme.is_file() else None
+    local = read_card(folder / "README.md")
     if not (folder / REPORT_FILE).is_file():
         return local
     remote = _remote_card(api, repo_id, revision)
@@ -152,7 +151,7 @@ def _remote_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
             path = api.hf_hub_download(repo_id, "README.md", revision=revision, local_dir=scratch)
         except (EntryNotFoundError, RevisionNotFoundError, RepositoryNotFoundError):
             return None
-        return Path(path).read_text("utf-8")
+        return read_card(Path(path))
 
 
 @contextmanager
