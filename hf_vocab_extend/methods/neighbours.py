@@ -37,6 +37,7 @@ _DENSE = 8  # rows that keep more than one in so many candidates are computed by
 _ROWS_PER_CONVERSION = 1024
 _SCORES_PER_BLOCK = {"cpu": 1 << 21, "cuda": 1 << 27}  # float32
 _ROWS_PER_BLOCK = 64  # at least, or the matrix product is slow
+_FLOATS_KEPT_DOUBLE = 1 << 24  # 128 MiB
 _FLOATS_PER_GATHER = {"cpu": 1 << 18, "cuda": 1 << 26}
 _KEYS_PER_SORT = {"cpu": 1 << 20, "cuda": 1 << 26}
 
@@ -50,12 +51,14 @@ Finish = Callable[[torch.Tensor, torch.Tensor], Found]
 
 @dataclass(frozen=True)
 class _Units:
-    """Unit vectors on the grid, zero rows left out."""
+    """Candidates as unit vectors on the grid."""
 
     vectors: torch.Tensor
-    """Float32, shape `(n, d)`."""
+    """Float32, shape `(padded, d)`: the candidates that are not zero, then zero rows to fill the last group."""
     ids: torch.Tensor
-    """Row of each in the given matrix, ascending, int64, shape `(n,)`."""
+    """Row of each candidate in the given matrix, ascending, int64, shape `(m,)`."""
+    exact: torch.Tensor
+    """The same in float64, or ``vectors`` itself where that would take much memory."""
 
 
 def top_neighbours(
@@ -283,31 +286,59 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def _units(matrix: torch.Tensor | np.ndarray, device: torch.device, what: str) -> _Units:
-    """Return the rows of a matrix as unit vectors on the grid.
+def _unit_rows(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write the rows of a matrix as unit vectors on the grid, zero rows as zeros.
+
+    Args:
+        matrix: Any dtype, shape `(n, d)`.
+        out: Float32, shape `(n, d)`.
+
+    Returns:
+        Norms, float64, shape `(n,)`.
 
     Raises:
-        InvalidTableError: If the matrix is not two-dimensional or holds a value that is not finite.
+        InvalidTableError: If a value is not finite.
     """
-    matrix = torch.as_tensor(matrix)
+    values = matrix.to(device=out.device, dtype=torch.float64, copy=True)
+    norms = torch.linalg.vector_norm(values, dim=1)
+    if not torch.isfinite(norms).all():
+        bad = int((~torch.isfinite(norms)).sum())
+        raise InvalidTableError(
+            f"{bad} of {len(norms)} vectors in one block hold NaN, infinite or far too large values. "
+            "Remove or repair them."
+        )
+    out.copy_(values.mul_((_GRID / norms.masked_fill(norms == 0, torch.inf))[:, None]).round_()).mul_(1 / _GRID)
+    return norms
+
+
+def _units(matrix: torch.Tensor, device: torch.device, group: int) -> _Units:
+    """Return the rows of a matrix as unit vectors; zero rows are left out, and added behind to fill the last group."""
+    vectors = torch.empty(-(-len(matrix) // group) * group, matrix.shape[1], device=device)
+    norms = torch.zeros(len(vectors), dtype=torch.float64, device=device)
+    for start in range(0, len(matrix), _ROWS_PER_CONVERSION):
+        part = slice(start, min(start + _ROWS_PER_CONVERSION, len(matrix)))
+        norms[part] = _unit_rows(matrix[part], vectors[part])
+    ids = norms.nonzero()[:, 0]
+    if len(ids) < len(matrix):
+        vectors[: len(ids)] = vectors[ids]
+        vectors = vectors[: -(-len(ids) // group) * group]
+    vectors[len(ids) :] = 0
+    small = vectors.numel() <= _FLOATS_KEPT_DOUBLE
+    return _Units(vectors, ids, vectors.double() if small else vectors)
+
+
+def _matrix(values: torch.Tensor | np.ndarray, what: str) -> torch.Tensor:
+    """Return a matrix as a tensor.
+
+    Raises:
+        InvalidTableError: If it is not two-dimensional.
+    """
+    matrix = torch.as_tensor(values)
     if matrix.ndim != 2:
         raise InvalidTableError(
             f"The {what} have the shape {tuple(matrix.shape)}. A matrix of one row each is needed."
         )
-    vectors = torch.empty(matrix.shape, dtype=torch.float32, device=device)
-    norms = torch.empty(len(matrix), dtype=torch.float64, device=device)
-    for start in range(0, len(matrix), _ROWS_PER_CONVERSION):
-        part = slice(start, start + _ROWS_PER_CONVERSION)
-        block = matrix[part].to(device=device, dtype=torch.float64)
-        peak = block.abs().amax(1, keepdim=True) if block.shape[1] else block.new_zeros(len(block), 1)
-        block = block / peak.masked_fill(peak == 0, 1)  # squares of tiny or huge values stay in range
-        norms[part] = norm = block.square().sum(1).sqrt_()
-        vectors[part] = block.div_(norm.masked_fill(norm == 0, 1)[:, None]).mul_(_GRID).round_().div_(_GRID)
-    if not torch.isfinite(norms).all():
-        bad = int((~torch.isfinite(norms)).sum())
-        raise InvalidTableError(f"{bad} of the {what} hold NaN or infinite values. Remove or repair them.")
-    ids = norms.nonzero()[:, 0]
-    return _Units(vectors if len(ids) == len(vectors) else vectors[ids], ids)
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -323,12 +354,10 @@ class _Search:
 
 @dataclass
 class _Job:
-    """One search over unit vectors, and the buffers of one worker: fresh memory for each block costs page faults."""
+    """One search, and the buffers of one worker: fresh memory for each block costs page faults."""
 
-    left: _Units
+    queries: torch.Tensor
     right: _Units
-    padded: torch.Tensor
-    """Candidates with zero rows behind them, so that groups are equal, shape `(n_groups * group, d)`."""
     group: int
     search: _Search
 
@@ -340,7 +369,7 @@ class _Job:
         size = int(np.prod(shape))
         kept = self._buffers.get((name, dtype))
         if kept is None or kept.numel() < size:
-            kept = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.padded.device)
+            kept = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.right.ids.device)
         return kept[:size].view(*shape)
 
 
@@ -355,23 +384,18 @@ def _search(
         raise InvalidOptionError(f"block_size is {search.block_size}. It must be at least 1.")
     home = candidates.device if isinstance(candidates, torch.Tensor) else "cpu"
     device = torch.device(search.device if search.device is not None else home)
-    left, right = _units(queries, device, "queries"), _units(candidates, device, "candidates")
-    if left.vectors.shape[1] != right.vectors.shape[1]:
-        raise InvalidTableError(
-            f"Queries have {left.vectors.shape[1]} dimensions and candidates {right.vectors.shape[1]}."
-        )
-    if len(candidates) > _LAST_ID:
-        raise InvalidTableError(f"{len(candidates)} candidates are more than the {_LAST_ID} that are supported.")
-    if len(left.ids) == 0 or len(right.ids) == 0:
+    left, right = _matrix(queries, "queries"), _matrix(candidates, "candidates")
+    if left.shape[1] != right.shape[1]:
+        raise InvalidTableError(f"Queries have {left.shape[1]} dimensions and candidates {right.shape[1]}.")
+    if len(right) > _LAST_ID:
+        raise InvalidTableError(f"{len(right)} candidates are more than the {_LAST_ID} that are supported.")
+    group = max(1, min(_GROUP, len(right) // (4 * search.k if search.k else _HEAD)))
+    units = _units(right, device, group)
+    if len(units.ids) == 0:
         return
-    m = len(right.vectors)
-    group = max(1, min(_GROUP, m // (4 * search.k if search.k else _HEAD)))
-    padded = torch.zeros(-(-m // group) * group, left.vectors.shape[1], device=device)
-    padded[:m] = right.vectors
-    right = _Units(padded[:m], right.ids)
-    size = search.block_size or max(_ROWS_PER_BLOCK, _SCORES_PER_BLOCK[device.type] // len(padded))
-    jobs = [_Job(left, right, padded, group, search) for _ in range(torch.get_num_threads())]
-    starts = range(0, len(left.vectors), size)
+    size = search.block_size or max(_ROWS_PER_BLOCK, _SCORES_PER_BLOCK[device.type] // len(units.vectors))
+    jobs = [_Job(left, units, group, search) for _ in range(torch.get_num_threads())]
+    starts = range(0, len(left), size)
     with _full_precision():
         if device.type != "cpu":
             for start in starts:
@@ -405,29 +429,32 @@ def _in_order(pool: ThreadPoolExecutor, jobs: list[_Job], starts: range, size: i
             future.cancel()
 
 
+@torch.no_grad()
 def _block(job: _Job, start: int, stop: int) -> list[Found]:
     """Search for a block of queries: multiply, bound, gather what is left, compute it exactly."""
-    with torch.no_grad(), torch.autocast(job.padded.device.type, enabled=False):
-        block = job.left.vectors[start:stop]
-        rows, dim = block.shape
-        n_groups = len(job.padded) // job.group
-        m = len(job.right.vectors)
-        scores = torch.mm(block, job.padded.T, out=job.buffer("scores", rows, len(job.padded)))
-        scores[:, m:] = _OUTSIDE
-        grouped = scores.view(rows, job.group, n_groups)
-        maxima = torch.amax(grouped, 1, out=job.buffer("maxima", rows, n_groups))
-        # A product of unit vectors is off by about dim * 2^-24 at most, in the bound and in what it is compared with.
-        limit = job.search.bound(maxima) - 4 * (dim + 16) * 2.0**-24
-        owners, groups = (maxima >= limit[:, None]).nonzero(as_tuple=True)
-        values = grouped.transpose(1, 2)[owners, groups]
-        places, members = (values >= limit[owners, None]).nonzero(as_tuple=True)
-        owners, columns = owners[places], members * n_groups + groups[places]
-        inside = columns < m
-        ids = job.left.ids[start:stop]
-        return [
-            tuple(part.cpu() for part in job.search.finish(ids[chosen], keys))
-            for chosen, keys in _exact(job, block, owners[inside], columns[inside])
-        ]
+    given = job.queries[start:stop]
+    device = job.right.ids.device
+    block = job.buffer("queries", *given.shape)
+    ids = _unit_rows(given, block).nonzero()[:, 0]
+    block = block if len(ids) == len(given) else block[ids]
+    if len(ids) == 0:
+        return []
+    (rows, dim), padded = block.shape, len(job.right.vectors)
+    n_groups = padded // job.group
+    with torch.autocast(device.type, enabled=False):
+        scores = torch.mm(block, job.right.vectors.T, out=job.buffer("scores", rows, padded))
+    scores[:, len(job.right.ids) :] = _OUTSIDE
+    grouped = scores.view(rows, job.group, n_groups)
+    maxima = torch.amax(grouped, 1, out=job.buffer("maxima", rows, n_groups))
+    # A product of unit vectors is off by about dim * 2^-24 at most, in the bound and in what it is compared with.
+    limit = job.search.bound(maxima) - 4 * (dim + 16) * 2.0**-24
+    owners, groups = (maxima >= limit[:, None]).nonzero(as_tuple=True)
+    values = grouped.transpose(1, 2)[owners, groups]
+    places, members = (values >= limit[owners, None]).nonzero(as_tuple=True)
+    owners, columns = owners[places], members * n_groups + groups[places]
+    inside = columns < len(job.right.ids)
+    found = _exact(job, block, owners[inside], columns[inside])
+    return [tuple(part.cpu() for part in job.search.finish(start + ids[chosen], keys)) for chosen, keys in found]
 
 
 def _exact(
@@ -470,7 +497,7 @@ def _cosines(job: _Job, block: torch.Tensor, chosen: torch.Tensor, lengths: list
     """
     (rows, width), dim = chosen.shape, block.shape[1]
     block = block.double()
-    if width * _DENSE > len(job.right.vectors):
+    if width * _DENSE > len(job.right.ids):
         return _dense_cosines(job, block).gather(1, chosen)
     cosines = torch.zeros(rows, width, dtype=torch.float64, device=block.device)
     stop = rows
@@ -479,8 +506,11 @@ def _cosines(job: _Job, block: torch.Tensor, chosen: torch.Tensor, lengths: list
         first = max(0, stop - max(1, _FLOATS_PER_GATHER[block.device.type] // (width * dim)))
         size = (stop - first) * width
         picked = chosen[first:stop, :width].reshape(-1)
-        single = torch.index_select(job.right.vectors, 0, picked, out=job.buffer("gathered", size, dim))
-        double = job.buffer("gathered", size, dim, dtype=torch.float64).copy_(single)
+        table = job.right.exact
+        taken = torch.index_select(table, 0, picked, out=job.buffer("taken", size, dim, dtype=table.dtype))
+        double = taken if table.dtype == torch.float64 else job.buffer("double", size, dim, dtype=torch.float64)
+        if double is not taken:
+            double.copy_(taken)
         product = torch.bmm(double.view(-1, width, dim), block[first:stop, :, None])
         cosines[first:stop, :width] = product[:, :, 0]
         stop = first
@@ -489,11 +519,10 @@ def _cosines(job: _Job, block: torch.Tensor, chosen: torch.Tensor, lengths: list
 
 def _dense_cosines(job: _Job, block: torch.Tensor) -> torch.Tensor:
     """Return the exact cosines of queries with all candidates, float64, shape `(n, m)`."""
-    m, dim = job.right.vectors.shape
+    m, dim = len(job.right.ids), block.shape[1]
     cosines = torch.empty(len(block), m, dtype=torch.float64, device=block.device)
     step = max(1, _FLOATS_PER_GATHER[block.device.type] // dim)
     for start in range(0, m, step):
-        part = job.right.vectors[start : start + step]
-        double = job.buffer("gathered", *part.shape, dtype=torch.float64).copy_(part)
-        cosines[:, start : start + step] = block @ double.T
+        stop = min(start + step, m)
+        cosines[:, start:stop] = block @ job.right.exact[start:stop].double().T
     return cosines
