@@ -25,6 +25,7 @@ from .sites import Site, Sites, describe
 from .ties import make_flag_truthful
 from .token_ids import IdMap
 
+_ROWS_PER_BLOCK = 1 << 14
 NewRows = Callable[[torch.Tensor, Site], torch.Tensor]
 """Takes a table `(n_source_rows, width)` and its site, gives float32 rows `(n_new, width)`, in the plan's order."""
 PadRow = Callable[[torch.Tensor, Site], torch.Tensor]
@@ -118,8 +119,9 @@ def _compute(
     shown = _as_long_as(table, sites.n_rows)
     result = table.new_empty(layout.n_rows, table.shape[1])
     result[: layout.n_kept] = table[: layout.n_kept]
-    if len(layout.copied):
-        result[_index(layout.copied, table)] = table.index_select(0, _index(layout.sources, table))
+    for start in range(0, len(layout.copied), _ROWS_PER_BLOCK):
+        part = slice(start, start + _ROWS_PER_BLOCK)
+        result[_index(layout.copied[part], table)] = table[_index(layout.sources[part], table)]
     if len(layout.new):
         rows = _checked(new_rows(shown, site), (len(layout.new), table.shape[1]), site)
         _place(result, layout.new, rows, site)
