@@ -10,7 +10,7 @@ import torch
 
 from ..errors import InvalidTableError
 
-_ELEMENTS_PER_BLOCK = 1 << 25  # gathered floats of one block of rows: 128 MiB in float32
+_FLOATS_PER_BLOCK = 1 << 25  # float32 copy of a table in another dtype: 128 MiB at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,27 +106,33 @@ class Mixture:
             raise InvalidTableError(
                 f"The mixture is over {self.n_source} source rows; got a table {tuple(table.shape)}."
             )
+        table = table.detach()
         width = table.shape[1]
         result = torch.zeros(self.n_rows, width, dtype=torch.float32, device=table.device)
-        limit = max(1, _ELEMENTS_PER_BLOCK // max(1, width))
-        start = 0
-        while start < self.n_rows:
-            stop = int(np.searchsorted(self.offsets, self.offsets[start] + limit, side="right")) - 1
-            stop = min(max(stop, start + 1), self.n_rows)
-            self._add_block(result, table, start, stop)
-            start = stop
+        if len(self.columns) == 0:
+            return result
+        if table.dtype == torch.float32 and table.is_contiguous():
+            return self._sum(table, self.columns, result)
+        used, columns = np.unique(self.columns, return_inverse=True)
+        chosen = torch.from_numpy(used.astype(np.int64)).to(table.device)
+        step = max(1, _FLOATS_PER_BLOCK // len(used))
+        for start in range(0, width, step):
+            block = table[:, start : start + step].index_select(0, chosen).float().contiguous()
+            result[:, start : start + step] = self._sum(block, columns, result[:, start : start + step])
         return result
 
-    def _add_block(self, result: torch.Tensor, table: torch.Tensor, start: int, stop: int) -> None:
-        """Fill rows ``start:stop`` of the result, shape `(n_rows, width)`."""
-        part = slice(self.offsets[start], self.offsets[stop])
-        if part.start == part.stop:
-            return
-        columns = torch.from_numpy(self.columns[part].astype(np.int64)).to(table.device)
-        weights = torch.from_numpy(self.weights[part].copy()).to(table.device)
-        gathered = table.index_select(0, columns).float()
-        offsets = torch.from_numpy(self.offsets[start : stop + 1] - self.offsets[start]).to(table.device)
-        result[start:stop] = torch.segment_reduce(gathered.mul_(weights[:, None]), "sum", offsets=offsets, axis=0)
+    def _sum(self, table: torch.Tensor, columns: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        """Return weighted sums of rows of a float32 table, shape of ``like``."""
+        integer = np.int32 if len(columns) < 2**31 else np.int64
+        sums = torch.nn.functional.embedding_bag(
+            torch.from_numpy(columns.astype(integer)).to(table.device),
+            table,
+            torch.from_numpy(self.offsets.astype(integer)).to(table.device),
+            mode="sum",
+            per_sample_weights=torch.from_numpy(self.weights.copy()).to(table.device),
+            include_last_offset=True,
+        )
+        return sums.view(like.shape)
 
     def select(self, indices: np.ndarray) -> Mixture:
         """Return the mixture of some rows, in the given order."""
