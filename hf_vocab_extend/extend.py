@@ -254,7 +254,7 @@ def _check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
     declared = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     common = {role: (ids, roles[role]) for role, ids in declared.items() if ids is not None and role in roles}
     agree = [role for role, (ids, own) in common.items() if own in (ids if isinstance(ids, list) else [ids])]
-    spare = n_rows - n_ids > max(1024, n_rows // 10)
+    spare = n_rows - n_ids > max(128, n_rows // 10)
     if agree or not (spare or len(common) > 1):
         return
     differing = ", ".join(f"{role} {ids} in the config, {own} in the tokenizer" for role, (ids, own) in common.items())
