@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -175,6 +174,10 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokeniz
     ]
 
 
+_FITTING = 6
+"""Attempts at using the whole of a limit."""
+
+
 @dataclass
 class Addition:
     """What a family's strategy put into a ``tokenizer.json``.
@@ -226,23 +229,40 @@ class _Merger:
 
     def run(self) -> PreTrainedTokenizerFast:
         """Return the extended tokenizer."""
-        strategy = _STRATEGIES[self.spelling.family]
         while True:
-            data = _own_copy(self.data)
-            self.result = strategy(data, self.requests, self.spelling, self.forbidden)
-            excess = 0
-            if self.limit is not None:
-                excess = len(self.result.added) + len(self.result.steps) + len(self.controls) - self.limit
-            if excess > 0 and self.requests:
-                self._drop(self.result.failed)
-                self.left_out += min(excess, len(self.requests))
-                self.requests = self.requests[: max(0, len(self.requests) - excess)]
-                continue
+            data = self._add_what_fits()
             append_special_tokens(data, self.controls)
             merged = rebuild(self.tokenizer, data)
             if not self._take_out_dead(merged):
+                self.left_out = len(self.requests) - len(self.result.added) - len(self.result.failed)
                 self._drop(self.result.failed)
                 return merged
+
+    def _add_what_fits(self) -> Data:
+        """Add as many requests as the limit has room for, the most wanted first."""
+        if self.limit is None:
+            return self._add(len(self.requests))
+        room = max(0, self.limit - len(self.controls))
+        number, tries = min(room, len(self.requests)), _FITTING
+        while True:
+            data = self._add(number)
+            total = len(self.result.added) + len(self.result.steps)
+            full = number == len(self.requests) or total >= 0.99 * room
+            if total <= room and (full or tries <= 0):
+                return data
+            tries -= 1
+            if tries > 0:
+                # The steps on the way grow about as the requests do.
+                number = min(len(self.requests), max(1, number * room // max(1, total)))
+            else:
+                number = max(0, number - max(0, total - room))
+
+    def _add(self, number: int) -> Data:
+        """Add the first requests to fresh data."""
+        data = _own_copy(self.data)
+        strategy = _STRATEGIES[self.spelling.family]
+        self.result = strategy(data, self.requests[:number], self.spelling, self.forbidden)
+        return data
 
     def _drop(self, requests: Sequence[Request]) -> None:
         """Count requests as unreachable."""
@@ -358,12 +378,7 @@ def _add_to_unigram(
 ) -> Addition:
     """Append pieces with scores."""
     scores = {piece: score for piece, score in data["model"]["vocab"] if piece not in forbidden}
-    total = sum(request.entry.weight for request in requests)
-    proposals: dict[str, float | None] = {}
-    for request in requests:
-        entry = request.entry
-        guess = math.log(entry.weight / total) if entry.weight > 1 else None
-        proposals[request.token] = guess if entry.score is None else entry.score
+    proposals = {request.token: request.entry.score for request in requests}
     pieces = score_pieces(proposals, scores)
     names = [token["content"] for token in data["added_tokens"]]
     append_pieces(data, list(pieces.items()), silent_score(names, scores | pieces))

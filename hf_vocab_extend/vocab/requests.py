@@ -39,7 +39,7 @@ class Entry:
         starts_word: 1, 0 or -1, as in :class:`~.canonical.CanonicalVocab`.
         ends_word: 1, 0 or -1.
         weight: How often it is expected, at least 1.
-        score: Its log probability, or None if its tokenizer has none.
+        score: Its log probability, or None if nothing is known of it.
         spaced: Whether the space in front is part of it, and not only the way that its tokenizer tells word starts.
     """
 
@@ -87,6 +87,7 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
     spaced = vocab.family in SPACED
     ids = np.flatnonzero(vocab.kinds != TokenKind.HOLE).tolist()
     weights = _weights(vocab, scores, counts)
+    total = sum(weights)
     if counts is not None:
         ids.sort(key=lambda index: (-counts[index], index))
     for index in ids:
@@ -99,7 +100,7 @@ def read_tokenizer(other: PreTrainedTokenizerBase, corpus: Corpus | Any, min_fre
             found.rare += 1
         else:
             starts = int(vocab.starts_word[index])
-            score = None if scores is None else scores[index]
+            score = math.log(weights[index] / total) if scores is None else scores[index]
             found.entries.append(Entry(text, starts, int(vocab.ends_word[index]), weights[index], score, spaced))
     return found
 
@@ -142,16 +143,20 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus | Any, n_ids
     return counts
 
 
-def _scores(other: PreTrainedTokenizerBase, vocab: CanonicalVocab) -> list[float] | None:
-    """Return the log probabilities of a Unigram model by id, or None for another model."""
+def _scores(other: PreTrainedTokenizerBase, vocab: CanonicalVocab) -> list[float | None] | None:
+    """Return the log probabilities of a Unigram model by id, or None for another model.
+
+    A score of 0 or more is no probability: such entries stand for symbols that are always cut out.
+    """
     model = backend_of(other).model
     if not isinstance(model, models.Unigram):
         return None
-    pieces = json.loads(model.__getstate__())["vocab"]
-    return [float(pieces[index][1]) if index < len(pieces) else -math.inf for index in range(len(vocab))]
+    scores = [float(score) for _, score in json.loads(model.__getstate__())["vocab"]]
+    known = [score if score < 0 else None for score in scores]
+    return known + [None] * (len(vocab) - len(known))
 
 
-def _weights(vocab: CanonicalVocab, scores: list[float] | None, counts: np.ndarray | None) -> list[int]:
+def _weights(vocab: CanonicalVocab, scores: list[float | None] | None, counts: np.ndarray | None) -> list[int]:
     """Return how often each id is expected, in no unit.
 
     Counted where there is text; else by the scores; else by Zipf's law over the ids, which follow the order of
@@ -160,8 +165,8 @@ def _weights(vocab: CanonicalVocab, scores: list[float] | None, counts: np.ndarr
     if counts is not None:
         return [max(1, int(count)) for count in counts]
     if scores is not None:
-        top = max((score for score in scores if score < 0), default=0.0)
-        return [max(1, round(1e6 * math.exp(max(-50.0, min(0.0, score - top))))) for score in scores]
+        top = max((score for score in scores if score is not None), default=0.0)
+        return [1 if score is None else max(1, round(1e6 * math.exp(max(-50.0, score - top)))) for score in scores]
     return [1 + 10_000_000 // (index + 100) for index in range(len(vocab))]
 
 

@@ -44,7 +44,9 @@ def score_pieces(
     for piece in sorted(pieces, key=len):
         cut, proposal = best_cut(piece, known), pieces[piece]
         floor = cut + margin if cut > -math.inf else -math.inf
-        known[piece] = max(floor, lowest if proposal is None and cut == -math.inf else proposal or -math.inf)
+        if proposal is None:
+            proposal = lowest if cut == -math.inf else -math.inf
+        known[piece] = max(floor, proposal)
     return {piece: known[piece] for piece in pieces}
 
 
