@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hf_vocab_extend.errors import (
 from hf_vocab_extend.plan import VocabPlan
 from hf_vocab_extend.surgery.apply import apply_rows
 from hf_vocab_extend.surgery.journal import Journal
-from hf_vocab_extend.surgery.sites import Site, find_sites
+from hf_vocab_extend.surgery.sites import Site, Sites, find_sites
 
 from .models import ALWAYS_TIED, NESTED, SPECS, build, logits
 from .plans import extend_plan, permutation, replace_plan
@@ -29,6 +30,15 @@ from .test_surgery_sites import CASES, V
 
 IDS = torch.tensor([[5, 9, 33, 7, 61, 12, 80, 14], [6, 6, 18, 90, 21, 5, 9, 43]])
 SEPARATE_ROWS = ("mllama", "gemma3n_text")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors are so small here that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _new_rows(table: torch.Tensor, site: Site) -> torch.Tensor:
@@ -77,11 +87,11 @@ def _assert_unchanged(model: PreTrainedModel, before: dict) -> None:
     assert after == before
 
 
-def _tables(model: PreTrainedModel, n_ids: int) -> dict[str, torch.Tensor]:
+def _tables(model: PreTrainedModel, n_ids: int, sites: Sites | None = None) -> dict[str, torch.Tensor]:
     """Every vocabulary-sized table by name, one entry per alias, rows first."""
     return {
         alias.name: alias.tensor.detach().movedim(site.axis, 0).clone()
-        for site in find_sites(model, n_ids)
+        for site in sites or find_sites(model, n_ids)
         for alias in site.aliases
     }
 
@@ -115,9 +125,9 @@ def test_permuted_ids_permute_rows_and_logits(name, tied):
 @pytest.mark.parametrize(("name", "tied"), CASES)
 def test_extension_keeps_old_rows_and_survives_a_reload(name, tied, tmp_path):
     model = build(name, V, tied)
-    n_source = find_sites(model, V).n_rows
-    old_logits, old_tables = logits(model, IDS), _tables(model, V)
-    was_tied = find_sites(model, V).tied
+    sites = find_sites(model, V)
+    n_source, was_tied = sites.n_rows, sites.tied
+    old_logits, old_tables = logits(model, IDS), _tables(model, V, sites)
     described = _apply(model, extend_plan(n_source, n_source + 10))
     tables = _tables(model, n_source + 10)
     for key, table in tables.items():
@@ -139,9 +149,9 @@ def _assert_reloads_equal(model: PreTrainedModel, folder: Path, tied: bool, n_id
     assert not info["unexpected_keys"]
     ids = IDS % n_ids
     torch.testing.assert_close(logits(loaded.eval(), ids), logits(model, ids), atol=0, rtol=0)
-    sites = find_sites(loaded, n_ids)
-    assert sites.tied == tied == find_sites(model, n_ids).tied
-    assert len(sites) == len(find_sites(model, n_ids))
+    sites, here = find_sites(loaded, n_ids), find_sites(model, n_ids)
+    assert sites.tied == tied == here.tied
+    assert len(sites) == len(here)
     new_ids = torch.tensor([[n_ids - 1, 5, n_ids - 4]])
     torch.testing.assert_close(logits(loaded, new_ids), logits(model, new_ids), atol=0, rtol=0)
 

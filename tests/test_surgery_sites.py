@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,15 @@ from .models import ALWAYS_TIED, BODIES, NESTED, SPECS, build
 V = 97  # prime, and the size of nothing else in the tiny models
 CASES = [(name, tied) for name in [*SPECS, *NESTED] for tied in (True, False) if tied or name not in BODIES]
 NEVER_TIED = {"rembert", "mllama"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors are so small here that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _names(sites: Sites) -> set[str]:
