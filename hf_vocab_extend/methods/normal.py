@@ -88,11 +88,13 @@ class NormalRows:
         for block in blocks:
             rows = table.index_select(0, block).float().sub_(centre)
             total += rows.T @ rows
-        covariance = total / max(1, sum(map(len, blocks)) - 1)
+        n_rows = sum(map(len, blocks))
+        covariance = total / max(1, n_rows - 1)
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        if int(failed) or not torch.isfinite(factor).all():  # fewer rows than columns, or columns that depend
+        if int(failed) or n_rows <= width:  # the rows lie in a subspace, and so do the drawn ones
             values, vectors = torch.linalg.eigh(covariance)
-            factor = vectors * values.clamp_(min=0).sqrt_()
+            values = values.masked_fill(values < values.amax() * width * torch.finfo(torch.float32).eps, 0)
+            factor = vectors * values.sqrt_()
         return factor.float()
 
 

@@ -103,6 +103,10 @@ class _Cutter:
         self.normalizer, self.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
         self.mark = _SPACE_LETTER if self.spelling.byte_level else self.spelling.space_mark
         self.holds_space = self.spelling.family not in (Family.WORDPIECE, Family.SUFFIX_BPE) and self.mark is not None
+        mark = self.spelling.space_mark
+        self.marked_before = (
+            mark is not None and self.normalizer is not None and mark in self.normalizer.normalize_str("a b")
+        )
         self.models = _bare_models(tokenizer, self.spelling)
         usable = np.isin(source.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
         self.usable = usable.tolist()
@@ -169,12 +173,10 @@ class _Cutter:
         return [string for string in strings if string]
 
     def _pre_tokenize(self, text: str) -> list[str]:
-        """Apply the pre-tokenizer; spaces that the normalizer would have marked are marked after it."""
-        pieces = (
-            [text] if self.pre_tokenizer is None else [cut for cut, _ in self.pre_tokenizer.pre_tokenize_str(text)]
-        )
-        mark = self.spelling.space_mark
-        return pieces if mark is None else [piece.replace(" ", mark) for piece in pieces]
+        """Apply the pre-tokenizer to a text whose spaces are marked if the normalizer marks them."""
+        if self.marked_before:
+            text = text.replace(" ", self.mark or " ")
+        return [text] if self.pre_tokenizer is None else [cut for cut, _ in self.pre_tokenizer.pre_tokenize_str(text)]
 
     def cut(self, parts: list[_Part]) -> list[list[int]]:
         """Return the ids of each part, in batches that run in parallel."""
