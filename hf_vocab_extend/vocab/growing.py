@@ -95,9 +95,8 @@ def extend_tokenizer(
     words = count_pre_tokens(tokenizer, open_corpus(corpus), show_progress)
     if not words:
         raise CorpusError("The corpus has no text that this tokenizer would cut into words. Pass plain text.")
-    letters = (
-        None if chars is None else count_pre_tokens(tokenizer, [text for char in chars for text in (char, "a" + char)])
-    )
+    probes = [text for char in chars or () for text in (char, "a" + char)]
+    letters = count_pre_tokens(tokenizer, probes) if probes else None
     material = Material(read_json(tokenizer), spelling, dict(sorted(words.items())), options, letters)
     data, new_tokens = _GROWERS[spelling.family](material)
     if len(new_tokens) < num_new_tokens:

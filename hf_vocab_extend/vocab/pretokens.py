@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -17,9 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from .._logging import progress
 from .canonical import BYTE_LETTERS
 from .pipeline import Spelling, backend_of, read_spelling
-
-if TYPE_CHECKING:
-    from ..resources.corpus import Corpus
 
 _JOINERS = "\u200c\u200d"
 
@@ -48,7 +44,9 @@ def char_class(char: str) -> CharClass:
     return CharClass.CONTROL if category in ("Cc", "Cs", "Cn") else CharClass.PUNCTUATION
 
 
-def count_pre_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, show_progress: bool = False) -> Counter[str]:
+def count_pre_tokens(
+    tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], show_progress: bool = False
+) -> Counter[str]:
     """Return every pre-token of a corpus with its count; only these are held in memory.
 
     The tokenizer's own normalizer and pre-tokenizer cut the text, after its added tokens were taken out. A tokenizer
@@ -59,8 +57,7 @@ def count_pre_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, show_pr
     pieces = _pieces_of(backend, read_spelling(tokenizer))
     cut = _added_token_cutter(backend)
     counts: Counter[str] = Counter()
-    lines: Iterable[str] = progress(corpus, desc="Counting words", unit="line") if show_progress else corpus
-    for line in lines:
+    for line in progress(lines, desc="Counting words", unit="line") if show_progress else lines:
         for part in cut(line):
             counts.update(pieces(part))
     return counts
