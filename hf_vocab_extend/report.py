@@ -282,16 +282,14 @@ def _summary(report: ExtensionReport) -> list[tuple[str, str]]:
     """Return the labelled lines of the text summary."""
     sizes = report.sizes
     languages = f" for {', '.join(report.languages)}" if report.languages else ""
+    head = head_text(report)
     options = ", ".join(f"{name}={value}" for name, value in report.method_config.items())
     lines = [
         ("model", f"{report.base_model or 'unnamed'}, mode {report.mode}{languages}"),
         ("method", f"{report.method} ({report.method_reason}), fallback {report.fallback}, seed {report.seed}"),
         ("options", options or "defaults"),
         ("tokens", f"{sizes['source_tokens']:,} -> {sizes['target_tokens']:,}, {sizes['new_tokens']:,} of them new"),
-        (
-            "rows",
-            f"{sizes['source_rows']:,} -> {sizes['target_rows']:,}, head {'tied' if report.tied else 'not tied'}",
-        ),
+        ("rows", f"{sizes['source_rows']:,} -> {sizes['target_rows']:,}" + (f"; the head {head}" if head else "")),
         ("copied", _kinds(report, COPIED)),
         ("estimated", _kinds(report, ESTIMATED)),
         ("random", _kinds(report, RANDOM)),
@@ -309,6 +307,13 @@ def _summary(report: ExtensionReport) -> list[tuple[str, str]]:
             ("evaluation", f"{item['task']}, {item['dataset']}, {item['metric']}: {before}{_number(item['value'])}")
         )
     return lines + [("note", note) for note in report.notes]
+
+
+def head_text(report: ExtensionReport) -> str | None:
+    """Say how the head goes with the input table; None for a model without a head over the vocabulary."""
+    if report.tied:
+        return "shares the input table"
+    return "has a table of its own" if any(table.get("role") == "head" for table in report.tables) else None
 
 
 def _kinds(report: ExtensionReport, kinds: tuple[str, ...]) -> str:

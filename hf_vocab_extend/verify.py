@@ -158,14 +158,11 @@ def _field_at_fault(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
 
 def _remedy(folder: Path) -> str:
     """Say what can be done when ``AutoTokenizer`` builds another tokenizer than the saved one."""
-    from transformers import AutoTokenizer
-
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    model_type = config.get("model_type")
     return (
-        f"For model_type '{model_type}' transformers' {AutoTokenizer.__name__} may build its own class whatever "
-        "tokenizer_config.json says, with its own normalizer and pre-tokenizer. Extend the model's own tokenizer and "
-        "leave its pipeline as it is; or save with verify=False and have every user load it with "
+        f"For model_type '{config.get('model_type')}' AutoTokenizer may build its own class whatever "
+        "tokenizer_config.json says, with a normalizer and a pre-tokenizer of its own. Extend the model's own "
+        "tokenizer and leave its pipeline as it is; or save with verify=False and have every user load it with "
         "PreTrainedTokenizerFast.from_pretrained."
     )
 

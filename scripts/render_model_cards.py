@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from hf_vocab_extend import ExtensionReport, render_card
+from hf_vocab_extend.hub.card import stated_license
 
 CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
@@ -32,6 +33,7 @@ def add(name: str, folder: Path) -> None:
         "load_name": f"user/{name}",
         "model_type": config["model_type"],
         "architecture": config["architectures"][0],
+        **stated_license(folder / "README.md"),
     }
     report = json.loads((folder / "vocab_extension.json").read_text("utf-8"))
     text = json.dumps({"card": card, "report": report}, indent=2, ensure_ascii=False)

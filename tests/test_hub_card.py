@@ -113,6 +113,13 @@ def test_tables_are_whole() -> None:
     assert "\n\n\n" not in card
 
 
+def test_the_head_is_spoken_of_only_if_there_is_one() -> None:
+    head = ({"name": "lm_head.weight", "role": "head", "shape": (500, 16)},)
+    assert "The head shares the input table." in render_card(make_report())
+    assert "The head has a table of its own." in render_card(make_report(tied=False, tables=head))
+    assert "The head" not in render_card(make_report(tied=False))
+
+
 LIMITS = {
     "not trained": ({}, {"training": {"steps": 1}}),
     "random": ({}, {"counts_by_kind": {"same": 480, "method": 20}, "notes": ()}),

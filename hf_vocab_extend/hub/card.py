@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..auto_class import AutoClass, find_auto_class
 from ..errors import InvalidOptionError
 from ..methods import METHODS, get_method_class
-from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport
+from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, head_text
 from ..scrub import public_model_id, without_private
 from .snippet import usage_snippet
 
@@ -249,6 +249,7 @@ def _render_block(
         languages=data.language or [],
         snippet=usage_snippet(load_name, auto, architecture) if load_name else None,
         kinds=_kind_rows(report),
+        head=head_text(report),
         copied=report.count(COPIED),
         estimated=report.count(ESTIMATED),
         fertility=_fertility_rows(report),
