@@ -364,10 +364,12 @@ def test_best_cut_against_all_cuts() -> None:
 def test_scores_win_their_text_and_keep_proposals_that_do() -> None:
     old = {"a": -2.0, "b": -3.0, "c": -4.0}
     new = score_pieces({"abc": None, "ab": None, "bc": -6.5, "cab": -50.0, "xy": None, "xz": -7.0}, old)
-    assert new["ab"] == pytest.approx(-5.0 + MARGIN)
+    lift = {piece: new[piece] - best_cut(piece, old | new) for piece in ("abc", "ab", "cab")}
+    assert lift["abc"] > lift["ab"] > lift["cab"] > MARGIN
+    assert max(lift.values()) < 10 * MARGIN
+    assert new["ab"] == pytest.approx(-5.0 + lift["ab"])
     assert new["bc"] == -6.5
-    assert new["abc"] == pytest.approx(max(new["ab"] - 4.0, new["bc"] - 2.0) + MARGIN)
-    assert new["cab"] == pytest.approx(new["ab"] - 4.0 + MARGIN)
+    assert new["cab"] == pytest.approx(new["ab"] - 4.0 + lift["cab"])
     assert (new["xy"], new["xz"]) == (-4.0, -7.0)
     assert list(new) == ["abc", "ab", "bc", "cab", "xy", "xz"]
 

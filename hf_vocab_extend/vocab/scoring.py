@@ -26,24 +26,28 @@ def score_pieces(
 ) -> dict[str, float]:
     """Give every new piece a score at which its own text comes out whole.
 
-    A piece keeps its proposed score (a log probability) where that wins already, and is lifted to ``margin`` above the
-    best cut of its text where not. A piece without a proposal gets just that: it wins where its own parts would have
-    stood and outbids nothing else, so other text keeps its cuts as far as possible. Shorter pieces are settled first,
-    since a cut only holds shorter ones.
+    A piece keeps its proposed score (a log probability) where that wins already, and is lifted a little above the best
+    cut of its text where not. A piece without a proposal gets just that: it wins where its own parts would have stood
+    and outbids hardly anything else, so other text keeps its cuts as far as possible. Shorter pieces are settled
+    first, since a cut only holds shorter ones.
+
+    The lift is ``margin`` for the last piece and ten times that for the first: no two are equal, so that two lifted
+    pieces that overlap never tie (rounding would decide, and programs round differently): the more wanted one wins.
 
     Args:
-        pieces: New piece -> proposed score or None.
+        pieces: New piece -> proposed score or None, most wanted first.
         scores: Score of each present piece.
-        margin: Distance to the best cut.
+        margin: Least distance to the best cut.
 
     Returns:
         New piece -> score, in the order given.
     """
     known = dict(scores)
     lowest = min(known.values(), default=0.0)
+    lift = {piece: margin * (10 - 9 * (place + 1) / len(pieces)) for place, piece in enumerate(pieces)}
     for piece in sorted(pieces, key=len):
         cut, proposal = best_cut(piece, known), pieces[piece]
-        floor = cut + margin if cut > -math.inf else -math.inf
+        floor = cut + lift[piece] if cut > -math.inf else -math.inf
         if proposal is None:
             proposal = lowest if cut == -math.inf else -math.inf
         known[piece] = max(floor, proposal)
