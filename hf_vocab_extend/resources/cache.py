@@ -88,8 +88,9 @@ def store(kind: str, key: str, arrays: Mapping[str, np.ndarray], metadata: Mappi
     except (OSError, SafetensorError) as error:
         raise OutputFolderError(
             f"The cache folder {folder} cannot be written ({error}). "
-            f"Set {ENVIRONMENT} to a folder with free space, or switch the cache off (FocusConfig(cache=False))."
+            f"Set {ENVIRONMENT} to a folder with free space, or switch the cache off."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
     return path

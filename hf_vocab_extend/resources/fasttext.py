@@ -12,7 +12,7 @@ import numpy as np
 
 from .._logging import get_logger, progress_bar
 from .._optional import require
-from ..errors import CorpusError
+from ..errors import CorpusError, OutputFolderError
 from ..vocab.backend import read_json
 from . import cache
 from .corpus import open_corpus
@@ -32,6 +32,7 @@ _LABEL = "__label__"  # fastText takes words that begin so for labels
 _END_OF_LINE = "</s>"  # fastText's own word
 _STAND_IN = {ord(char): chr(0x2400 + ord(char)) for char in " \t\n\v\f\r\0"}  # U+2400 ff. picture control characters
 _PRIVATE = 0xE000
+_LEAST_BYTES = 1 << 26  # of fastText's input matrix, see _buckets
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class FastTextOptions:
         negatives: Negative samples (neg).
         min_ngram: Shortest character n-gram of a token's spelling (minn).
         max_ngram: Longest one (maxn); 0 trains whole tokens only.
-        buckets: Hash places of the n-grams (bucket); each takes `dim` floats of memory.
+        buckets: Hash places of the n-grams (bucket), at least; each takes `dim` floats of memory while training.
         threads: Threads (thread). Only 1 gives the same vectors at every run.
     """
 
@@ -98,7 +99,10 @@ def train_token_vectors(
         logger.info("Token vectors are taken from the cache (%s).", key[:16])
         return TokenVectors(cached[0]["ids"], cached[0]["vectors"])
     trained = _train(fasttext, tokenizer, corpus, options, seed)
-    cache.store("fasttext", key, {"ids": trained.ids, "vectors": trained.vectors}, {"corpus": corpus.name})
+    try:
+        cache.store("fasttext", key, {"ids": trained.ids, "vectors": trained.vectors}, {"corpus": corpus.name})
+    except OutputFolderError as error:  # the vectors are there; only the next call will be slower
+        logger.warning("%s", error)
     return trained
 
 
@@ -151,7 +155,7 @@ def _train(
                 f"tokens, and the most frequent one occurs {counts.max(initial=0)} times. "
                 "Bring more text or lower min_count."
             )
-        model = _train_cbow(fasttext, path, options, seed)
+        model = _train_cbow(fasttext, path, options, _buckets(options, len(frequent)), seed)
     known = set(model.get_words(on_unicode_error="replace"))
     ids = np.asarray([index for index in frequent.tolist() if words[index] in known], np.int64)
     vectors = np.empty((len(ids), options.dim), np.float32)
@@ -160,7 +164,18 @@ def _train(
     return TokenVectors(ids, vectors)
 
 
-def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, seed: int) -> Any:
+def _buckets(options: FastTextOptions, n_words: int) -> int:
+    """Return the number of hash places to train with.
+
+    fastText 0.9.3 draws random values for the first tenth of its input matrix only (one tenth for each thread) and
+    leaves the rest as the memory came. The words come first in it: nine places for each word keep them in the first
+    tenth. And a matrix of more than 32 MiB, where the allocator maps fresh pages, starts at zero and not at remains of
+    earlier work, which made runs differ and vectors overflow.
+    """
+    return max(options.buckets, 9 * (n_words + 1), -(-_LEAST_BYTES // (4 * options.dim)))
+
+
+def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, buckets: int, seed: int) -> Any:
     """Train on a file of words.
 
     The library's own ``train_unsupervised`` refuses the seed that its trainer takes, so the arguments are built here.
@@ -175,12 +190,13 @@ def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, seed: int) 
         "neg": options.negatives,
         "minn": options.min_ngram if options.max_ngram else 0,
         "maxn": options.max_ngram,
-        "bucket": options.buckets,
+        "bucket": buckets,
         "thread": options.threads,
         "seed": seed,
         "verbose": 0,
     }
     built = fasttext._build_args(fasttext.unsupervised_default | arguments, set(arguments))
+    built.bucket = buckets  # without n-grams the library would set none
     # fastText 0.9.3 draws only a tenth of the input matrix per thread and leaves the rest as the allocator gave it. A
     # large matrix gets fresh pages, which hold zeros; a small one gets old memory: other vectors at every run, or NaN.
     built.bucket = max(built.bucket, _FRESH_PAGES_BYTES // (4 * options.dim))
