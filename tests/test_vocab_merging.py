@@ -274,6 +274,14 @@ def test_control_tokens_come_only_when_asked_for() -> None:
     assert merged.tokenize("a<|eot_id|>") == ["a", "<|eot_id|>"]
 
 
+def test_control_tokens_count_against_the_limit() -> None:
+    source, other = tokenizer("gpt2"), TOKENIZERS["llama3"](900, swahili())
+    for limit in (1, 30):
+        merged, report = merge_tokenizers(source, other, special_tokens=True, max_new_tokens=limit, return_report=True)
+        assert len(new_ids(source, merged)) == report.new_tokens <= limit
+        assert "<|eot_id|>" in merged.get_vocab()
+
+
 def test_merges_of_old_files_and_tokens_with_spaces() -> None:
     data = read_json(tokenizer("llama2"))
     data["model"]["merges"] = [" ".join(pair) for pair in data["model"]["merges"]]
