@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
-from .common import Answer, Command, check_output, given, option_adder
+from .common import Answer, Command, given, option_adder, table
+
+if TYPE_CHECKING:
+    from ..demo.walk import DemoResult
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,15 +24,32 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> Answer:
-    """Walk."""
-    options = given(args, ("model", "output", "num_new_tokens", "seed", "quick", "overwrite"))
-    if "output" in options:
-        check_output(options["output"], overwrite=options.get("overwrite", False))
-
+    """Walk, and show the table."""
     from ..demo.walk import run_demo
 
+    options = given(args, ("model", "output", "num_new_tokens", "seed", "quick", "overwrite"))
     result = run_demo(say=lambda line: print(line, file=sys.stderr, flush=True), **options)
-    return Answer(result.to_dict(), str(result))
+    return Answer(result.to_dict(), _text(result))
+
+
+def _text(result: DemoResult) -> str:
+    """Return the table, and where the best model and its card lie."""
+    rows = [["method", "tokens/word", "R@1 sw>en", "R@1 en>sw", "MRR", "seconds"]]
+    for row in result.rows:
+        figures = (f"{row.r1_sw_en:.1%}", f"{row.r1_en_sw:.1%}", f"{row.mrr:.3f}", f"{row.seconds:.1f}")
+        rows.append([row.method, f"{row.tokens_per_word:.2f}", *figures])
+    return "\n".join(
+        [
+            table(rows),
+            "",
+            f"{result.pairs} held-out pairs, {result.new_tokens:,} new tokens, nothing trained; "
+            f"{result.seconds:.0f} s in all.",
+            f"Best on training pairs: {result.best}. For example {result.example}",
+            f"English sentences whose vector is still the same: {result.english_unchanged:.1%}",
+            f"Saved to {result.folder}, and a new process gave equal vectors.",
+            f"Card: {result.folder}/README.md",
+        ]
+    )
 
 
 COMMAND = Command(

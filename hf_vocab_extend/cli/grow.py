@@ -12,7 +12,6 @@ from .common import (
     add_corpus_options,
     add_trust_option,
     check_output,
-    corpus_of,
     given,
     load_tokenizer,
     option_adder,
@@ -43,8 +42,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> Answer:
     """Grow, save, and say what it does to the text."""
+    from ..resources.corpus import open_corpus
+
     output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
-    corpus = corpus_of(args)
+    corpus = open_corpus(args.corpus, text_column=getattr(args, "text_column", None))
 
     from ..vocab.fertility import compare_fertility, measure_fertility
     from ..vocab.growing import extend_tokenizer
@@ -52,7 +53,7 @@ def run(args: Namespace) -> Answer:
     source = load_tokenizer(args.tokenizer, trust_remote_code=getattr(args, "trust_remote_code", False))
     grown = extend_tokenizer(source, corpus, args.num_new_tokens, **given(args, OPTIONS))
     save_tokenizer_folder(grown, output)
-    lines = list(islice(corpus or (), MEASURED_LINES))
+    lines = list(islice(corpus, MEASURED_LINES))
     before = measure_fertility(source, lines)
     after = measure_fertility(
         grown, lines, new_ids=sorted(set(grown.get_vocab().values()) - set(source.get_vocab().values()))
