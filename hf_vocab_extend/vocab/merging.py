@@ -15,7 +15,7 @@ from .merging_families import STRATEGIES, Addition
 from .pipeline import Spelling, read_spelling
 from .reachability import unreachable_ids
 from .requests import Entries, Request, Speller, Words, read_tokenizer, read_words
-from .special_tokens import match_roles
+from .special_tokens import is_unused_name, match_roles
 
 if TYPE_CHECKING:
     from ..resources.corpus import Corpus
@@ -152,15 +152,15 @@ def _check_options(
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
-    """Return the control tokens of the other tokenizer without a counterpart here, in id order."""
+    """Return the control tokens of the other tokenizer without a counterpart here, in id order, no unused places."""
     matched = match_roles(tokenizer, other)
     present = tokenizer.get_vocab()
-    decoder = other.added_tokens_decoder
-    return [
-        decoder[index].content
-        for index in sorted(decoder)
-        if decoder[index].special and index not in matched and decoder[index].content not in present
+    names = [
+        token.content
+        for index, token in sorted(other.added_tokens_decoder.items())
+        if token.special and index not in matched
     ]
+    return [name for name in names if name not in present and not is_unused_name(name)]
 
 
 _FITTING = 6
