@@ -356,6 +356,17 @@ def test_a_failure_at_any_write_is_taken_back(name, method, monkeypatch):
     pytest.fail("no run went through")
 
 
+def test_writes_are_taken_back_in_reverse_order():
+    tensor, owner = torch.zeros(2), nn.Module()
+    with pytest.raises(MemoryError), Journal() as journal:
+        for value in (1, 2):
+            journal.set_data(tensor, torch.full((value,), float(value)))
+            journal.set_attribute(owner, "size", value)
+        raise MemoryError
+    assert torch.equal(tensor, torch.zeros(2))
+    assert not hasattr(owner, "size")
+
+
 def test_gradients_of_the_old_shape_are_dropped_and_training_goes_on():
     model = build("llama", V)
     model(input_ids=IDS).logits.sum().backward()

@@ -60,3 +60,18 @@ def test_positions_that_cannot_follow_are_refused(name, source_ids):
     with pytest.raises(UnsupportedModelError, match="count from the padding id 1"):
         _apply(model, replace_plan(source_ids, V))
     _assert_unchanged(model, before)
+
+
+def test_the_longest_input_still_fits_after_a_shift(tmp_path):
+    """40 positions hold 38 tokens beside padding id 1, and as many beside padding id 5."""
+    model = build("roberta", V)
+    ids = torch.arange(38)[None] + 20
+    with torch.no_grad():
+        old = model(input_ids=ids).logits
+    source_ids = np.roll(np.arange(V), 4)
+    place = torch.from_numpy(np.argsort(source_ids))
+    _apply(model, replace_plan(source_ids, V))
+    assert model.config.max_position_embeddings == 44
+    with torch.no_grad():
+        new = model(input_ids=place[ids]).logits
+    torch.testing.assert_close(new, old[..., source_ids], atol=1e-5, rtol=1e-5)
