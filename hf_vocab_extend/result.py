@@ -130,15 +130,17 @@ class VocabExtension:
             HubError: If the Hub refuses; the message says what to do.
             VerificationError: If the saved folder does not load back equal. Nothing is uploaded then.
         """
-        from .hub.push import check_repo_id, push_folder
+        from .hub.push import check_repo_id, push_with_card
 
         name = check_repo_id(repo_id)
         with tempfile.TemporaryDirectory(prefix="hf_vocab_extend-") as scratch:
             folder = Path(scratch) / name.rpartition("/")[2]
             self.save_pretrained(folder, **save_options)
-            return push_folder(
+            given = {key: save_options[key] for key in ("language", "license") if save_options.get(key) is not None}
+            return push_with_card(
                 folder,
                 repo_id,
+                given | dict(save_options.get("card") or {}),
                 private=private,
                 token=token,
                 revision=revision,

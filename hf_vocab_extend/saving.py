@@ -40,6 +40,11 @@ _STALE = re.compile(
 _DROPPED_TOKENIZER_KEYS = ("is_local", "local_files_only", "name_or_path", "auto_map", "vocab_file", "tokenizer_file")
 
 
+def is_replaced_by_a_save(name: str) -> bool:
+    """Whether a file name belongs to a model or a tokenizer, so that a save without such a file removes it."""
+    return _STALE.fullmatch(name) is not None
+
+
 def check_output_folder(folder: str | os.PathLike[str], n_bytes: int, *, overwrite: bool) -> Path:
     """Return the folder's real path if a save of this size can succeed; changes nothing.
 
@@ -126,7 +131,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
 def _move_into(new: Path, folder: Path, old: Path) -> None:
     """Move files into a folder; those that they replace, and stale ones, go to ``old`` until all is well."""
     files = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
-    stale = [path.relative_to(folder) for path in folder.iterdir() if _STALE.fullmatch(path.name)]
+    stale = [path.relative_to(folder) for path in folder.iterdir() if is_replaced_by_a_save(path.name)]
     moves = [(folder / name, old / name) for name in dict.fromkeys([*stale, *files]) if (folder / name).is_file()]
     moves += [(new / name, folder / name) for name in files]
     done: list[tuple[Path, Path]] = []

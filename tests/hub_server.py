@@ -237,16 +237,22 @@ class _Handler(BaseHTTPRequestHandler):
         if branch not in repo.branches:
             return self._error(404, "RevisionNotFound", "no such branch")
         lines = [json.loads(line) for line in body.splitlines()]
-        files = {}
+        files, gone = {}, []
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                gone.append(value["path"])
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.hub.blobs[value["oid"]]
         number = len(repo.commits) + 1
         target = f"refs/pr/{number}" if "create_pr" in self.query else branch
-        repo.branches[target] = dict(repo.branches[branch]) | files
+        if target != branch:
+            repo.branches[target] = dict(repo.branches[branch])
+        repo.branches[target].update(files)
+        for path in gone:
+            del repo.branches[target][path]
         oid = hashlib.sha1(b"%d" % number + body).hexdigest()
         repo.commits.append(Commit(target, lines[0]["value"]["summary"], tuple(sorted(files)), oid))
         base = f"{self.server.hub.endpoint}/{name}"

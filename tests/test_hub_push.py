@@ -143,6 +143,34 @@ def test_push_to_hub_saves_verifies_and_pushes(hub: Hub) -> None:
     assert f'from_pretrained("{NAME}")' in tree["README.md"].decode()
 
 
+def test_what_is_given_goes_before_the_card_on_the_hub_and_that_before_what_was_found(hub: Hub) -> None:
+    extension = make_extension()
+    extension.push_to_hub(NAME, token=WRITE_TOKEN, license="mit", card={"tags": ["first"]})
+    tree = hub.repos[NAME].branches["main"]
+    assert split_front_matter(tree["README.md"].decode())[0]["license"] == "mit"
+    own = "---\nlicense: cc-by-4.0\npipeline_tag: sentence-similarity\n---\n# Own\n\nWords.\n"
+    tree["README.md"] = own.encode()
+    extension.push_to_hub(NAME, token=WRITE_TOKEN, card={"thumbnail": "x.png"})
+    front, body = split_front_matter(tree["README.md"].decode())
+    assert (front["license"], front["pipeline_tag"]) == ("cc-by-4.0", "sentence-similarity")
+    assert (front["thumbnail"], front["library_name"]) == ("x.png", "transformers")
+    assert "Words." in body
+    extension.push_to_hub(NAME, token=WRITE_TOKEN, license="mit")
+    assert split_front_matter(tree["README.md"].decode())[0]["license"] == "mit"
+
+
+def test_files_of_an_older_model_go_in_the_same_commit(hub: Hub) -> None:
+    extension = make_extension()
+    extension.push_to_hub(NAME, token=WRITE_TOKEN)
+    tree = hub.repos[NAME].branches["main"]
+    tree |= {"vocab.txt": b"old", "notes.txt": b"mine", "special_tokens_map.json": b"{}"}
+    extension.push_to_hub(NAME, token=WRITE_TOKEN, max_shard_size="20KB")
+    assert len(hub.repos[NAME].commits) == 2
+    assert "model.safetensors.index.json" in tree
+    assert not {"model.safetensors", "vocab.txt", "special_tokens_map.json"} & set(tree)
+    assert tree["notes.txt"] == b"mine"
+
+
 def test_hidden_files_stay_here(hub: Hub, saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / ".cache").mkdir(parents=True)
@@ -151,6 +179,14 @@ def test_hidden_files_stay_here(hub: Hub, saved: Path, tmp_path: Path) -> None:
         (folder / name).write_text("{}")
     push_folder(folder, NAME, token=WRITE_TOKEN)
     assert set(hub.repos[NAME].branches["main"]) == {"config.json"}
+
+
+def test_another_folder_removes_nothing(hub: Hub, saved: Path, tmp_path: Path) -> None:
+    push_folder(saved, NAME, token=WRITE_TOKEN)
+    before = set(hub.repos[NAME].branches["main"])
+    (tmp_path / "config.json").write_text("{}")
+    push_folder(tmp_path, NAME, token=WRITE_TOKEN)
+    assert set(hub.repos[NAME].branches["main"]) == before
 
 
 FAILURES = {

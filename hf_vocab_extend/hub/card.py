@@ -160,6 +160,13 @@ def has_own_prose(text: str) -> bool:
     return bool(re.sub(r"\A# [^\n]*", "", rest).strip())
 
 
+def fill_front_matter(text: str, other: str) -> str:
+    """Return a card with the front-matter keys that only another card has."""
+    own, body = split_front_matter(text)
+    missing = {key: value for key, value in split_front_matter(other)[0].items() if key not in own}
+    return _assemble(own | missing, body.lstrip("\r\n")) if missing else text
+
+
 def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     """Return the front matter as data, and the text after it.
 

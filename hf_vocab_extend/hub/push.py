@@ -6,12 +6,12 @@ import importlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -26,7 +26,8 @@ from huggingface_hub.utils import validate_repo_id
 from .._logging import get_logger
 from ..errors import HubError, InvalidOptionError, VocabExtendError
 from ..report import REPORT_FILE
-from .card import card_of_folder, has_own_prose, read_card
+from ..saving import is_replaced_by_a_save
+from .card import card_of_folder, fill_front_matter, has_own_prose, read_card
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -61,6 +62,8 @@ def push_folder(
 ) -> CommitInfo:
     """Upload a folder in one commit; the repository is created if it does not exist.
 
+    A folder of ``save_pretrained`` replaces the repository's model: older weights and tokenizer files without a
+    successor are removed. Of any other folder, files are only added.
     The card is written anew with the final name. Text of the user's own around our part of it is that of the folder's
     README.md, or, if that has none, that of the README.md on the Hub.
 
@@ -80,6 +83,30 @@ def push_folder(
         InvalidOptionError: If the folder holds no model or the name is not allowed.
         HubError: If the Hub refuses or cannot be reached; the message says what to do.
     """
+    return push_with_card(
+        folder,
+        repo_id,
+        {},
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+    )
+
+
+def push_with_card(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    card: Mapping[str, Any],
+    *,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+    create_pr: bool,
+    commit_message: str | None,
+) -> CommitInfo:
+    """Do what :func:`push_folder` does, with arguments of ``render_card`` that go before what the Hub's card says."""
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise InvalidOptionError(f"'{path.name}' holds no config.json. Give a folder that save_pretrained wrote.")
@@ -91,14 +118,17 @@ def push_folder(
         full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(full_name, branch=revision, exist_ok=True)
-        operations = [
+        names = _files(path)
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path / name))
-            for name in _files(path)
+            for name in names
             if name != "README.md"
         ]
-        card = _card(api, path, full_name, revision)
-        if card is not None:
-            operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card.encode("utf-8")))
+        if REPORT_FILE in names:
+            operations += _deletions(api, full_name, revision, names)
+        text = _card(api, path, full_name, revision, card)
+        if text is not None:
+            operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=text.encode("utf-8")))
         # create_commit, not upload_folder: the latter may split a large folder into several commits.
         commit = api.create_commit(
             full_name,
@@ -134,14 +164,22 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def _card(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> str | None:
+def _deletions(api: HfApi, repo_id: str, revision: str | None, names: list[str]) -> list[CommitOperationDelete]:
+    """Return the removal of an older model's files: beside shards, a loader would read an old single file first."""
+    present = api.list_repo_files(repo_id, revision=revision)
+    return [CommitOperationDelete(name) for name in present if is_replaced_by_a_save(name) and name not in names]
+
+
+def _card(api: HfApi, folder: Path, repo_id: str, revision: str | None, given: Mapping[str, Any]) -> str | None:
     """Return the card with its final name, or None if the folder has none."""
-    local = read_card(folder / "README.md")
+    existing = read_card(folder / "README.md")
     if not (folder / REPORT_FILE).is_file():
-        return local
+        return existing
     remote = _remote_card(api, repo_id, revision)
-    existing = remote if remote is not None and not (local and has_own_prose(local)) else local
-    return card_of_folder(folder, load_name=repo_id, model_name=repo_id.rpartition("/")[2], existing=existing)
+    if remote is not None and not (existing and has_own_prose(existing)):
+        existing = fill_front_matter(remote, existing or "")
+    options = {"load_name": repo_id, "model_name": repo_id.rpartition("/")[2]} | dict(given)
+    return card_of_folder(folder, **(options | {"existing": existing}))
 
 
 def _remote_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
