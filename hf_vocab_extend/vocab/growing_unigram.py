@@ -16,17 +16,19 @@ from .pruning import prune
 _PROPOSED = 2.5
 """Pieces proposed for each one asked for."""
 
-_SHIFT = 0.0
-"""What is added to the log probability of a new piece."""
+_SHARE = 0.02
+"""Weight of the new pieces against the old ones, as in a mixture of two models. A small one keeps source text as it
+was cut (8.8 % of English lines are cut otherwise after Swahili was learnt at weight 1, and 1.6 % at this one) and
+costs next to nothing on the new text (0.7 % more tokens), since long pieces beat several short ones all the same."""
 
 
 def grow_unigram(material: Material) -> tuple[Data, list[str]]:
     """Return the ``tokenizer.json`` of a Unigram model with new pieces, and these in the order of their ids.
 
     Candidates are the products of byte-pair encoding on the characters. Old scores stay as they are; a new piece has
-    the log of its share in the best paths over the text, found by encoding anew whenever the least useful candidates
-    have been dropped (hard expectation maximisation). So old text is cut otherwise only where it holds a new piece
-    that beats its old pieces.
+    the log of its share in the best paths over the text, times a small weight, found by encoding anew whenever the
+    least useful candidates have been dropped (hard expectation maximisation). So old text is cut otherwise only where
+    it holds a new piece that beats its old pieces.
     """
     vocab = material.data["model"]["vocab"]
     known = {piece for piece, _ in vocab} | material.barred()
@@ -79,7 +81,7 @@ class _Scores:
         if learning:
             total = math.log(max(1, int(used.sum())))
             for piece, count in zip(chosen, used[len(self.old) :].tolist(), strict=True):
-                self.of[piece] = max(self.floor, math.log(max(count, 0.5)) - total + _SHIFT)
+                self.of[piece] = max(self.floor, math.log(max(count, 0.5)) - total + math.log(_SHARE))
         return used[len(self.old) :]
 
 

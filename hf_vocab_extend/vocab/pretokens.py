@@ -31,6 +31,9 @@ class CharClass(IntEnum):
     CONTROL = 4
 
 
+_JOINED = (CharClass.LETTER, CharClass.PUNCTUATION)
+
+
 @cache
 def char_class(char: str) -> CharClass:
     """Return the class of a character."""
@@ -127,17 +130,18 @@ class JoinRules:
         if text.removeprefix(" ").isalpha():
             return None
         classes = [self._group_class(char) for char in text]
+        if not any(char.isalpha() for char in text):  # a regex without marks cuts them off with the punctuation
+            classes = [CharClass.PUNCTUATION if kind is CharClass.LETTER else kind for kind in classes]
         if len(classes) > 1 and classes[0] == CharClass.SPACE != classes[1]:
             classes[0] = classes[1]
-        if all(kind == CharClass.LETTER for kind in classes):
+        if len(set(classes)) == 1 and classes[0] in _JOINED:
             return None
         numbers, last, number = [], None, 0
         for char, kind in zip(text, classes, strict=True):
             number += kind != last
             last = kind
-            joins = kind in (CharClass.LETTER, CharClass.PUNCTUATION)
             width = len(char.encode("utf-8", "surrogateescape")) if self.spelling.byte_level else 1
-            numbers += [number if joins else -1] * width
+            numbers += [number if kind in _JOINED else -1] * width
         return numbers
 
     def _group_class(self, char: str) -> CharClass:

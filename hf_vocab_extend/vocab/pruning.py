@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 _REFILLS = 10
+_LAST_STEP = 0.02
+"""Excess over the budget, as a share of it, that goes in one step."""
 
 
 def prune(
@@ -37,7 +39,8 @@ def prune(
         ranked = sorted(chosen, key=lambda token: (token not in kept, -used[token] * gains[token], place[token]))
         idle = sum(1 for token in chosen if not used[token] and token not in kept)
         excess = len(chosen) - budget
-        cut = len(chosen) - min(excess, max(idle, (excess + 1) // 2))
+        step = excess if excess <= budget * _LAST_STEP else max(idle, excess // 2)
+        cut = len(chosen) - min(excess, step)
         reserve = [token for token in ranked[cut:] if used[token]] + reserve
         chosen = sorted(ranked[:cut], key=place.__getitem__)
     for _ in range(_REFILLS):
