@@ -10,6 +10,7 @@ from torch import nn
 from transformers import FSMTConfig, FSMTForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
 from hf_vocab_extend.errors import InvalidTableError, TokenizerMismatchError, UnsupportedModelError
+from hf_vocab_extend.surgery.config_tree import all_configs, text_configs
 from hf_vocab_extend.surgery.sites import Sites, find_sites
 
 from .models import ALWAYS_TIED, BODIES, NESTED, SPECS, build
@@ -245,3 +246,11 @@ def test_scanning_changes_neither_the_model_nor_the_random_state():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.config.to_dict() == config
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_equal_count_of_another_modality_is_not_taken_for_the_vocabulary():
+    model = build("gemma3_multimodal", V)
+    model.config.vision_config.vocab_size = V
+    configs = text_configs(all_configs(model), V)
+    assert any(config is model.config.text_config for config in configs)
+    assert not any(config is model.config.vision_config for config in configs)
