@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_vocab_extend.mapping import RowKind, TokenMapping
 from hf_vocab_extend.methods.mixture import Mixture
@@ -84,3 +85,10 @@ def make_extension(
     own = own if own is not None else tokenizer("bert-uncased")
     model = model if model is not None else make_bert()
     return VocabExtension(model, own, make_mapping(own), make_report(**changes))
+
+
+def saved_with(model: PreTrainedModel, own: PreTrainedTokenizerFast, folder: Path, **options: Any) -> VocabExtension:
+    """Save a model and its tokenizer; returns what was saved."""
+    extension = make_extension(model, own)
+    extension.save_pretrained(folder, **options)
+    return extension

@@ -18,7 +18,7 @@ from hf_vocab_extend.methods import get_method_class, list_methods
 
 from .factories import tokenizer
 from .stub_extension import make_bert, make_extension, make_report
-from .test_result import MODELS
+from .tiny_models import MODELS
 
 EVALUATION = {"task": "Sentence Retrieval", "dataset": "TICO-19 | test", "metric": "R@1", "value": 0.5, "before": 0.25}
 HEADINGS = (

@@ -14,100 +14,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Regex, pre_tokenizers
 from transformers import (
-    AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MarianConfig,
-    MarianMTModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
-from hf_vocab_extend import saving, verify
-from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError, VerificationError
+from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
 from hf_vocab_extend.mapping import TokenMapping
 from hf_vocab_extend.report import ExtensionReport
-from hf_vocab_extend.result import VocabExtension
-from hf_vocab_extend.vocab.backend import read_json, rebuild
 
-from .factories import TOKENIZERS, tokenizer
-from .stub_extension import make_bert, make_extension, make_report
-
-_SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
-
-
-def _ids(own: PreTrainedTokenizerFast) -> dict[str, int | None]:
-    return {f"{role}_token_id": getattr(own, f"{role}_token_id") for role in ("bos", "eos", "pad")}
-
-
-def _rows(own: PreTrainedTokenizerFast) -> int:
-    return max(own.get_vocab().values()) + 1
-
-
-def make_llama(own: PreTrainedTokenizerFast, tied: bool = False) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=_rows(own), num_key_value_heads=1, head_dim=8, tie_word_embeddings=tied, **_SMALL, **_ids(own)
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def make_t5(own: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    options = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
-    return T5ForConditionalGeneration(T5Config(vocab_size=_rows(own), **options, **_ids(own))).eval()
-
-
-def make_marian(own: PreTrainedTokenizerFast) -> MarianMTModel:
-    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1) | dict.fromkeys(
-        ("encoder_attention_heads", "decoder_attention_heads"), 2
-    )
-    config = MarianConfig(
-        vocab_size=_rows(own),
-        d_model=16,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        decoder_start_token_id=own.pad_token_id,
-        forced_eos_token_id=own.eos_token_id,
-        **sizes,
-        **_ids(own),
-    )
-    model = MarianMTModel(config).eval()
-    torch.nn.init.normal_(model.final_logits_bias)
-    return model
-
-
-def saved_with(model: PreTrainedModel, own: PreTrainedTokenizerFast, folder: Path, **options) -> VocabExtension:
-    extension = make_extension(model, own)
-    extension.save_pretrained(folder, **options)
-    return extension
+from .factories import tokenizer
+from .stub_extension import make_bert, make_extension, make_report, saved_with
+from .tiny_models import MODELS, make_llama
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-MODELS = {
-    "bert": (lambda: (make_bert(), tokenizer("bert-uncased")), AutoModelForMaskedLM),
-    "bert without head": (lambda: (BertModel(make_bert().config).eval(), tokenizer("bert-uncased")), AutoModel),
-    "llama": (lambda: (make_llama(tokenizer("llama3")), tokenizer("llama3")), AutoModelForCausalLM),
-    "llama tied": (lambda: (make_llama(tokenizer("llama2"), tied=True), tokenizer("llama2")), AutoModelForCausalLM),
-    "t5": (lambda: (make_t5(tokenizer("t5")), tokenizer("t5")), AutoModelForSeq2SeqLM),
-    "marian": (lambda: (make_marian(tokenizer("xlmr")), tokenizer("xlmr")), AutoModelForSeq2SeqLM),
-}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,40 +70,6 @@ def test_a_fresh_process_gets_equal_outputs(tmp_path: Path) -> None:
     assert ids.tolist() == tokenizer("bert-uncased")(["Habari ya leo"])["input_ids"]
     with torch.no_grad():
         assert torch.equal(model(ids).logits, logits)
-
-
-BESIDE = ("gpt2", "llama", "qwen2", "gemma", "roberta", "bert", "xlm-roberta", "t5", "mistral", "opt", "qwen3")
-ALL_PAIRS = [
-    pytest.param(model_type, name, id=f"{name} beside {model_type}") for model_type in BESIDE for name in TOKENIZERS
-]
-
-
-@pytest.mark.parametrize(("model_type", "name"), ALL_PAIRS)
-def test_tokenizers_reload_beside_any_config_or_the_error_says_so(model_type: str, name: str, tmp_path: Path) -> None:
-    own = tokenizer(name)
-    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
-    saving.save_tokenizer(own, tmp_path)
-    if model_type == "qwen2" and name != "qwen":
-        with pytest.raises(VerificationError, match=r"tokenizer\.json.*'qwen2'.*PreTrainedTokenizerFast"):
-            verify.verify_tokenizer(tmp_path, own)
-        return
-    verify.verify_tokenizer(tmp_path, own)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    lines = list(verify.TEXTS)
-    assert loaded(lines)["input_ids"] == own(lines)["input_ids"]
-    assert loaded.get_vocab() == own.get_vocab()
-
-
-def test_qwen2_with_another_regex_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    data = read_json(tokenizer("qwen"))
-    data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"[\p{L}\p{M}]+|\p{N}|[^\p{L}\p{M}\p{N}]+"
-    own = rebuild(tokenizer("qwen"), data)
-    config = Qwen2Config(vocab_size=_rows(own), num_key_value_heads=1, **_SMALL, **_ids(own))
-    with pytest.raises(VerificationError, match="'pre_tokenizer'.*verify=False"):
-        saved_with(Qwen2ForCausalLM(config), own, tmp_path / "out")
-    assert os.listdir(tmp_path) == []
-    saved_with(Qwen2ForCausalLM(config), own, tmp_path / "out", verify=False)
-    assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
 def test_the_class_name_is_one_that_transformers_4_and_5_know(tmp_path: Path) -> None:
@@ -389,115 +280,10 @@ def test_a_failure_while_files_move_moves_them_back(
     assert contents(tmp_path) == before
 
 
-def _break_vocabulary(folder: Path) -> None:
-    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    vocab = data["model"]["vocab"]
-    (first, a), (second, b) = sorted(vocab.items(), key=lambda item: item[1])[-2:]
-    vocab[first], vocab[second] = b, a
-    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
-
-
-def _break_pipeline(folder: Path) -> None:
-    data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    data["normalizer"]["lowercase"] = False
-    (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
-
-
-def _break_json(file: str, **changes) -> object:
-    def change(folder: Path) -> None:
-        data = json.loads((folder / file).read_text("utf-8"))
-        (folder / file).write_text(json.dumps(data | changes), "utf-8")
-
-    return change
-
-
-def _break_weights(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    tensors["bert.embeddings.word_embeddings.weight"][5] += 1
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _drop_weight(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["cls.predictions.bias"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-BROKEN = {
-    "vocabulary": (_break_vocabulary, r"tokenizer\.json.*another vocabulary.*has id"),
-    "pipeline": (_break_pipeline, r"tokenizer\.json.*'normalizer' differs"),
-    "side": (_break_json("tokenizer_config.json", padding_side="left"), r"tokenizer_config\.json: padding_side"),
-    "length": (_break_json("tokenizer_config.json", model_max_length=9), r"tokenizer_config\.json: model_max_length"),
-    "mask": (_break_json("tokenizer_config.json", mask_token="[PAD]"), r"tokenizer_config\.json: mask_token"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json does not load"),
-    "weights": (_break_weights, r"model\.safetensors: bert\.embeddings\.word_embeddings\.weight"),
-    "missing weight": (_drop_weight, r"model\.safetensors: missing keys.*cls\.predictions\.bias"),
-    "tie": (_break_json("config.json", tie_word_embeddings=False), r"model\.safetensors|config\.json"),
-    "activation": (_break_json("config.json", hidden_act="relu"), r"config\.json.*outputs differ"),
-    "rows": (_break_json("config.json", vocab_size=10), r"model\.safetensors|config\.json"),
-    "pad": (_break_json("config.json", pad_token_id=3), r"config\.json: pad_token_id is 3 .*\[PAD\].* id 0"),
-    "architecture": (_break_json("config.json", model_type="roberta"), r"config\.json|model\.safetensors"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_what_does_not_load_back_equal_is_named_and_removed(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    damage, expected = BROKEN[case]
-    monkeypatch.setattr("hf_vocab_extend.result.write_extra_files", lambda files, folder: damage(folder))
-    with pytest.raises(VerificationError, match=expected):
-        make_extension().save_pretrained(tmp_path / "out")
-    assert os.listdir(tmp_path) == []
-
-
-def test_more_tokens_than_rows(tmp_path: Path) -> None:
-    own = rebuild(tokenizer("bert-uncased"), read_json(tokenizer("bert-uncased")))
-    own.add_tokens(["habari"])
-    with pytest.raises(VerificationError, match=r"tokenizer\.json has the id \d+ .* rows"):
-        make_extension(make_bert(), own).save_pretrained(tmp_path / "out")
-
-
-@pytest.mark.parametrize(("eos", "fine"), [(700, False), ([3, 701], True), ([3, 4], False), (None, True)])
-def test_stop_ids_of_the_three_files_agree(eos: object, fine: bool, tmp_path: Path) -> None:
-    own = tokenizer("llama3")
-    assert own.eos_token_id == 701
-    model = make_llama(own)
-    model.generation_config.eos_token_id = eos
-    extension = make_extension(model, own)
-    if fine:
-        extension.save_pretrained(tmp_path / "out")
-        return
-    with pytest.raises(VerificationError, match=r"generation_config\.json: eos_token_id.*701"):
-        extension.save_pretrained(tmp_path / "out")
-
-
-def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path) -> None:
-    model = make_bert().train()
-    make_extension(model).save_pretrained(tmp_path / "out")
-    assert model.training
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     saved_with(make_llama(tokenizer("llama2")).to(dtype), tokenizer("llama2"), tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is dtype
-
-
-def test_an_untied_head_stays_untied_whatever_the_config_says(tmp_path: Path) -> None:
-    own = tokenizer("gpt2")
-    config = GPT2Config(vocab_size=_rows(own), n_embd=16, n_layer=1, n_head=2, **_ids(own))
-    model = GPT2LMHeadModel(config).eval()
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(_rows(own), 16))
-    saved_with(model, own, tmp_path / "out")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
-    assert not torch.equal(loaded.lm_head.weight, loaded.transformer.wte.weight)
 
 
 def test_licence_of_a_local_base_model_and_no_other(tmp_path: Path) -> None:
@@ -532,17 +318,3 @@ def test_nothing_published_names_this_machine(tmp_path: Path) -> None:
     extension.save_pretrained(tmp_path / "out")
     for name, content in contents(tmp_path / "out").items():
         assert str(tmp_path).encode() not in content, name
-
-
-def test_the_battery_tells_usual_pipelines_apart() -> None:
-    data = read_json(tokenizer("llama3"))
-    own = rebuild(tokenizer("llama3"), data)
-    own.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"[\p{L}\p{M}]+|\p{N}|\s+|[^\s\p{L}\p{M}\p{N}]+"), "isolated"),
-            pre_tokenizers.ByteLevel(use_regex=False),
-        ]
-    )
-    lines = list(verify.TEXTS)
-    differing = [a != b for a, b in zip(own(lines)["input_ids"], tokenizer("llama3")(lines)["input_ids"], strict=True)]
-    assert sum(differing) > len(lines) // 2
