@@ -163,7 +163,7 @@ def extend_vocabulary(
             notes = remap_token_ids(model, plan, target_tokenizer, journal=journal)
         report = ExtensionReport(
             version=__version__,
-            base_model=_public_name(model.config._name_or_path),
+            base_model=_hub_name(model.config._name_or_path),
             base_revision=getattr(model.config, "_commit_hash", None),
             source_tokenizer=_public_name(source_tokenizer.name_or_path),
             target_tokenizer=_public_name(new_tokenizer.name_or_path),
@@ -337,10 +337,15 @@ def _sizes(plan: VocabPlan, source_rows: int, target_rows: int) -> dict[str, int
 
 def _public_name(name: str | None) -> str | None:
     """Return a name that can be shown: a Hub id as it is, of a local path only the last part."""
+    return _hub_name(name) or (Path(name).name if name else None)
+
+
+def _hub_name(name: str | None) -> str | None:
+    """Return a name if it may be a Hub id; a local path is none, and its last part would point to a stranger."""
     if not name:
         return None
     path = Path(name)
-    return path.name if path.is_absolute() or path.exists() or name.startswith(".") else name
+    return None if path.is_absolute() or path.exists() or name.startswith(".") else name
 
 
 def _versions() -> dict[str, str]:
