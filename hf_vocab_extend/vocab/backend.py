@@ -45,7 +45,8 @@ def rebuild(tokenizer: PreTrainedTokenizerBase, data: dict[str, Any]) -> PreTrai
     """
     options = {name: value for name, value in tokenizer.init_kwargs.items() if name not in _DROPPED}
     options |= {name: getattr(tokenizer, name) for name in _CARRIED if getattr(tokenizer, name, None) is not None}
-    options |= dict(tokenizer.special_tokens_map)
+    options |= dict.fromkeys(tokenizer.SPECIAL_TOKENS_ATTRIBUTES) | tokenizer.special_tokens_map
+    options["extra_special_tokens"] = tokenizer.extra_special_tokens
     options = copy.deepcopy(options)
     for name in ("added_tokens_decoder", "tokenizer_class", "auto_map", "add_bos_token", "add_eos_token"):
         options.pop(name, None)
