@@ -12,9 +12,9 @@ from tokenizers import AddedToken
 from hf_vocab_extend.errors import InvalidOptionError, InvalidTableError, MissingResourceError
 from hf_vocab_extend.methods import get_method_class, list_methods, resolve_method
 from hf_vocab_extend.methods.base import FitContext, Resources, RowSource
-from hf_vocab_extend.methods.mean import Mean
+from hf_vocab_extend.methods.mean import Mean, MeanRows
 from hf_vocab_extend.methods.mixture import Mixture
-from hf_vocab_extend.methods.normal import Normal, NormalConfig
+from hf_vocab_extend.methods.normal import Normal, NormalConfig, NormalRows
 from hf_vocab_extend.methods.segmentation import segment
 from hf_vocab_extend.methods.subword import WEIGHTS, Subword, SubwordConfig
 from hf_vocab_extend.plan import build_plan
@@ -131,6 +131,30 @@ def test_normal_differs_by_table_and_seed_and_not_by_order_or_global_state() -> 
     assert correlation.abs() < 0.1
     assert not torch.equal(Normal().fit(make_context(seed=1)).rows(tables[0]), forwards[0])
     assert not torch.equal(forwards[0][0], forwards[0][1])
+
+
+@pytest.mark.parametrize("options", [{}, {"diagonal": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normal_and_mean_do_not_depend_on_the_number_of_threads(dtype: torch.dtype, options: dict) -> None:
+    table = torch.randn(40_000, 160, generator=torch.Generator().manual_seed(4)).to(dtype)
+    every = np.ones(len(table), bool)
+    sources = (NormalRows(np.ones(5000, bool), every, 1, NormalConfig(**options)), MeanRows(np.ones(2, bool), every))
+    expected = [source.rows(table) for source in sources]
+    threads = torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            found = [source.rows(table) for source in sources]
+        finally:
+            torch.set_num_threads(threads)
+        assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
+
+
+def test_normal_without_scale_is_the_mean() -> None:
+    context = make_context()
+    table = make_table(context)
+    flat = Normal(NormalConfig(scale=0.0)).fit(context).rows(table)
+    torch.testing.assert_close(flat, Mean().fit(context).rows(table), atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mean", "normal"])

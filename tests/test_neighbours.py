@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_vocab_extend.errors import InvalidOptionError, InvalidTableError
-from hf_vocab_extend.methods import neighbours as module
+from hf_vocab_extend.methods import cosine_search as module
 from hf_vocab_extend.methods.neighbours import softmax_weights, sparsemax_weights, top_neighbours
 
 SHAPES = {

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from .base import FitContext, InitMethod, MethodConfig, check_option
-from .mean import check_trained, trained_blocks, trained_mean
+from .mean import check_trained, trained_blocks
+from .parallel import exact_settings, run_blocks
 
 _DIGEST_ROWS = 64
+_ROWS_PER_DRAW = 2048
+_PANELS = 4  # of columns: products above the diagonal are left out, but for those of one panel
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,19 @@ class NormalRows:
             Float32, shape `(n_new, width)`.
         """
         generator = torch.Generator().manual_seed(self._table_seed(table))
-        noise = torch.randn(len(self.covered), table.shape[1], generator=generator).to(table.device)
-        mean = trained_mean(table, self.trained)
-        spread = self._deviation(table, mean) if self.config.diagonal else self._factor(table, mean)
-        drawn = noise * spread if spread.ndim == 1 else noise @ spread.T
-        return drawn.mul_(self.config.scale).add_(mean.float())
+        noise = torch.randn(len(self.covered), table.shape[1], generator=generator)
+        mean, covariance = _moments(table, self.trained, self.config.diagonal)
+        spread = covariance.sqrt() if self.config.diagonal else _factor(covariance, int(self.trained.sum()))
+        spread, centre = spread.float().mul_(self.config.scale), mean.float()
+
+        def draw(_: None, part: slice) -> None:
+            block = noise[part].to(table.device)
+            drawn = block * spread if self.config.diagonal else block @ spread.T
+            noise[part] = drawn.add_(centre).cpu()
+
+        parts = [slice(start, start + _ROWS_PER_DRAW) for start in range(0, len(noise), _ROWS_PER_DRAW)]
+        list(run_blocks(draw, parts, lambda: None, table.device))
+        return noise.to(table.device)
 
     def _table_seed(self, table: torch.Tensor) -> int:
         """Return a seed from the first trained rows and the shape of a table."""
@@ -70,32 +81,54 @@ class NormalRows:
         digest.update(rows.tobytes())
         return int.from_bytes(digest.digest()[:8], "little") >> 1
 
-    def _deviation(self, table: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Return the standard deviation of each column, float32, shape `(width,)`."""
-        total = torch.zeros_like(mean)
-        blocks = trained_blocks(table, self.trained)
-        for block in blocks:
-            squares = table.index_select(0, block).double().sub_(mean).square_()
-            total += squares.sum(0) if squares.is_cuda else torch.from_numpy(np.add.reduce(squares.numpy(), axis=0))
-        return (total / max(1, sum(map(len, blocks)) - 1)).sqrt_().float()
 
-    def _factor(self, table: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Return `L` with `L @ L.T` the covariance of the trained rows, float32, shape `(width, width)`."""
-        width = table.shape[1]
-        total = torch.zeros(width, width, dtype=torch.float64, device=table.device)
-        blocks = trained_blocks(table, self.trained)
-        centre = mean.float()
-        for block in blocks:
-            rows = table.index_select(0, block).float().sub_(centre)
-            total += rows.T @ rows
-        n_rows = sum(map(len, blocks))
-        covariance = total / max(1, n_rows - 1)
+def _moments(table: torch.Tensor, trained: np.ndarray, diagonal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the covariance of a table's trained rows in one pass, both float64.
+
+    Args:
+        table: Shape `(n_source, width)`.
+        trained: Which rows count, bool, shape `(n_source,)`.
+        diagonal: Only variances.
+
+    Returns:
+        Mean, shape `(width,)`, and variances, shape `(width,)`, or the covariance's lower triangle, shape
+        `(width, width)`.
+    """
+    width, blocks = table.shape[1], trained_blocks(table, trained)
+    centre = table.index_select(0, blocks[0]).double().mean(0).float()  # near the mean, so that no digits cancel
+    panel = -(-width // _PANELS)
+
+    def block_moments(_: None, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = table.index_select(0, block).float().sub_(centre)
+        sums = rows.T @ rows.new_ones(len(rows))
+        if diagonal:
+            return sums, rows.square_().T @ rows.new_ones(len(rows))
+        products = rows.new_zeros(width, width)
+        for start in range(0, width, panel):
+            torch.mm(rows[:, start:].T, rows[:, start : start + panel], out=products[start:, start : start + panel])
+        return sums, products
+
+    total = torch.zeros(width, dtype=torch.float64, device=table.device)
+    second = total.clone() if diagonal else total.new_zeros(width, width)
+    for sums, products in run_blocks(block_moments, blocks, lambda: None, table.device):
+        total += sums
+        second += products
+    n_rows = sum(map(len, blocks))
+    shift = total / n_rows
+    second -= total * shift if diagonal else torch.outer(total, shift)
+    return centre.double() + shift, second / max(1, n_rows - 1)
+
+
+def _factor(covariance: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """Return `L` with `L @ L.T` a covariance of which only the lower triangle is read, shape `(width, width)`."""
+    width = len(covariance)
+    with exact_settings():
         factor, failed = torch.linalg.cholesky_ex(covariance)
         if int(failed) or n_rows <= width:  # the rows lie in a subspace, and so do the drawn ones
             values, vectors = torch.linalg.eigh(covariance)
             values = values.masked_fill(values < values.amax() * width * torch.finfo(torch.float32).eps, 0)
             factor = vectors * values.sqrt_()
-        return factor.float()
+    return factor
 
 
 class Normal(InitMethod):
