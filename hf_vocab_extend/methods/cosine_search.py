@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import InvalidOptionError, InvalidTableError
-from .parallel import run_blocks
+from .parallel import able_device, run_blocks
 
 _GRID = 2.0**26  # unit vectors are multiples of 1 / _GRID
 SCALE = 36  # cosines are compared as integers, in units of 2^-SCALE
@@ -109,7 +109,7 @@ def _matrix(values: torch.Tensor | np.ndarray, what: str) -> torch.Tensor:
     Raises:
         InvalidTableError: If it is not two-dimensional.
     """
-    matrix = torch.as_tensor(values)
+    matrix = torch.as_tensor(values).detach()
     if matrix.ndim != 2:
         raise InvalidTableError(
             f"The {what} have the shape {tuple(matrix.shape)}. A matrix of one row each is needed."
@@ -159,7 +159,7 @@ def search_neighbours(
     if search.block_size is not None and search.block_size < 1:
         raise InvalidOptionError(f"block_size is {search.block_size}. It must be at least 1.")
     home = candidates.device if isinstance(candidates, torch.Tensor) else "cpu"
-    device = torch.device(search.device if search.device is not None else home)
+    device = able_device(torch.device(search.device if search.device is not None else home))
     left, right = _matrix(queries, "queries"), _matrix(candidates, "candidates")
     if left.shape[1] != right.shape[1]:
         raise InvalidTableError(f"Queries have {left.shape[1]} dimensions and candidates {right.shape[1]}.")

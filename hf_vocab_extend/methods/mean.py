@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InvalidTableError
 from .base import FitContext, InitMethod, MethodConfig
+from .parallel import able_device
 
 _FLOATS_PER_BLOCK = 1 << 22
 
@@ -32,7 +33,8 @@ class MeanRows:
 
     def rows(self, table: torch.Tensor) -> torch.Tensor:
         """Return the mean of the table's trained rows once for each new token, float32, shape `(n_new, width)`."""
-        return trained_mean(table, self.trained).float().expand(len(self.covered), -1).clone()
+        mean = trained_mean(table.detach().to(able_device(table.device)), self.trained).float()
+        return mean.to(table.device).expand(len(self.covered), -1).clone()
 
 
 class Mean(InitMethod):

@@ -10,7 +10,7 @@ import torch
 
 from .base import FitContext, InitMethod, MethodConfig, check_option
 from .mean import check_trained, trained_blocks
-from .parallel import exact_settings, run_blocks
+from .parallel import able_device, exact_settings, run_blocks
 
 _DIGEST_ROWS = 64
 _ROWS_PER_DRAW = 2048
@@ -58,6 +58,8 @@ class NormalRows:
         Returns:
             Float32, shape `(n_new, width)`.
         """
+        home = table.device
+        table = table.detach().to(able_device(home))
         generator = torch.Generator().manual_seed(self._table_seed(table))
         noise = torch.randn(len(self.covered), table.shape[1], generator=generator)
         mean, covariance = _moments(table, self.trained, self.config.diagonal)
@@ -71,12 +73,12 @@ class NormalRows:
 
         parts = [slice(start, start + _ROWS_PER_DRAW) for start in range(0, len(noise), _ROWS_PER_DRAW)]
         list(run_blocks(draw, parts, lambda: None, table.device))
-        return noise.to(table.device)
+        return noise.to(home)
 
     def _table_seed(self, table: torch.Tensor) -> int:
         """Return a seed from the first trained rows and the shape of a table."""
         first = np.flatnonzero(self.trained[: table.shape[0]])[:_DIGEST_ROWS]
-        rows = table.detach()[torch.from_numpy(first).to(table.device)].float().cpu().contiguous().numpy()
+        rows = table[torch.from_numpy(first).to(table.device)].float().cpu().contiguous().numpy()
         digest = hashlib.sha256(f"{self.seed} {tuple(table.shape)}".encode())
         digest.update(rows.tobytes())
         return int.from_bytes(digest.digest()[:8], "little") >> 1
@@ -95,7 +97,8 @@ def _moments(table: torch.Tensor, trained: np.ndarray, diagonal: bool) -> tuple[
         `(width, width)`.
     """
     width, blocks = table.shape[1], trained_blocks(table, trained)
-    centre = table.index_select(0, blocks[0]).double().mean(0).float()  # near the mean, so that no digits cancel
+    with exact_settings():
+        centre = table.index_select(0, blocks[0]).double().mean(0).float()  # near the mean, so that no digits cancel
     panel = -(-width // _PANELS)
 
     def block_moments(_: None, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,11 @@ def exact_settings() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
+def able_device(device: torch.device) -> torch.device:
+    """Return the device, or the CPU in place of one without float64 (Apple's)."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
 def run_blocks(
     function: Callable[[Space, Item], Result],
     items: Iterable[Item],
@@ -51,7 +56,7 @@ def run_blocks(
     """
     if device.type != "cpu":
         space = make_space()
-        with exact_settings():
+        with exact_settings(), torch.autocast(device.type, enabled=False):
             for item in items:
                 yield function(space, item)
         return
