@@ -39,7 +39,7 @@ def prune(
         ranked = sorted(chosen, key=lambda token: (token not in kept, -used[token] * gains[token], place[token]))
         idle = sum(1 for token in chosen if not used[token] and token not in kept)
         excess = len(chosen) - budget
-        step = excess if excess <= budget * _LAST_STEP else max(idle, excess // 2)
+        step = excess if excess <= budget * _LAST_STEP else max(1, idle, excess // 2)
         cut = len(chosen) - min(excess, step)
         reserve = [token for token in ranked[cut:] if used[token]] + reserve
         chosen = sorted(ranked[:cut], key=place.__getitem__)
