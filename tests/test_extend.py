@@ -138,6 +138,11 @@ def test_bad_input_is_one_clear_error_and_changes_nothing(case: str) -> None:
         assert torch.equal(model.state_dict()[key], value), key
 
 
+def test_what_the_method_makes_no_use_of_is_said() -> None:
+    with pytest.warns(errors.VocabExtendWarning, match="no use of parallel"):
+        extend(parallel=[("house", "nyumba")])
+
+
 def test_no_source_tokenizer_to_be_found() -> None:
     with pytest.raises(errors.MissingResourceError, match="tokenizer="):
         extend_vocabulary(make_model(NAME, True), grown(NAME), "subword")

@@ -10,8 +10,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from hf_vocab_extend.methods.focus import FocusConfig
-from hf_vocab_extend.vocab.backend import read_json, rebuild
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -34,6 +32,8 @@ from transformers import (
 
 from hf_vocab_extend import extend_tokenizer, extend_vocabulary
 from hf_vocab_extend.mapping import RowKind
+from hf_vocab_extend.methods.focus import FocusConfig
+from hf_vocab_extend.vocab.backend import read_json, rebuild
 
 from .factories import TOKENIZERS, swahili, tokenizer
 

@@ -1,0 +1,160 @@
+"""What ``extend_vocabulary`` settles before any work: method, tokenizers, and whether all belongs together."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InvalidOptionError, MissingResourceError, TokenizerMismatchError, VocabExtendWarning
+from .methods import METHODS, resolve_method
+from .methods.base import names
+from .plan import MatchKind, Mode, VocabPlan, is_grown_from
+from .rows import FALLBACKS
+from .vocab.merging import merge_tokenizers
+from .vocab.special_tokens import special_roles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .methods.base import InitMethod, MethodConfig, Resources
+
+AUTO = (
+    ("trans_tokenization", "parallel", "parallel text was given"),
+    ("ofa", "word_vectors", "word vectors were given"),
+    ("focus", "token_vectors", "token vectors were given"),
+    ("focus", "corpus", "a corpus was given"),
+)
+"""What ``method="auto"`` picks, first match wins: method, resource, reason."""
+
+
+def choose_method(method: str | MethodConfig | InitMethod, resources: Resources) -> tuple[InitMethod, str]:
+    """Return the method and why it was taken.
+
+    Raises:
+        UnknownMethodError: If there is no such method.
+        MissingResourceError: If it needs something that was not given.
+    """
+    given = resources.given()
+    chosen, reason = resolve_method("subword" if method == "auto" else method), "asked for"
+    if method == "auto":
+        reason = "no corpus, parallel text or vectors were given"
+        for name, resource, why in AUTO:
+            if resource in given and name in METHODS:
+                chosen, reason = resolve_method(name), why
+                break
+    chosen.check_resources(resources)
+    unused = given - {"corpus"} - frozenset().union(*chosen.needs)
+    if unused:
+        warnings.warn(
+            f"Method '{chosen.name}' makes no use of {names(unused)}. Leave it out, or choose a method that does: "
+            "hf-vocab-extend methods lists what each needs.",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
+    return chosen, reason
+
+
+def check_options(mode: str, fallback: str, pad_to_multiple_of: int | None, seed: int) -> None:
+    """Refuse values outside their range before any work."""
+    if mode not in ("extend", "replace"):
+        raise InvalidOptionError(f"mode is {mode!r}. Choose 'extend' (keep all source ids) or 'replace'.")
+    if fallback not in FALLBACKS:
+        raise InvalidOptionError(f"fallback is {fallback!r}. Choose one of: {', '.join(FALLBACKS)}.")
+    if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+        raise InvalidOptionError(f"pad_to_multiple_of is {pad_to_multiple_of}. It must be at least 1.")
+    if not 0 <= seed < 2**63:
+        raise InvalidOptionError(f"seed is {seed}. It must lie in 0 .. 2**63 - 1.")
+
+
+def find_source_tokenizer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """Return the given tokenizer, else the one that the model was saved with.
+
+    Raises:
+        MissingResourceError: If neither is to be found.
+    """
+    if tokenizer is not None:
+        return tokenizer
+    name = model.config._name_or_path
+    if not name:
+        raise MissingResourceError(
+            "The model does not say where it was loaded from, so its tokenizer cannot be found. Pass tokenizer=."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise MissingResourceError(
+            f"No tokenizer could be loaded from '{public_name(name)}' ({type(error).__name__}). Pass tokenizer=."
+        ) from error
+
+
+def highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the highest id of a tokenizer; ids can have holes, so this is not ``len(tokenizer) - 1``."""
+    return max(tokenizer.get_vocab().values(), default=-1)
+
+
+def check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
+    """Raise if a model and a tokenizer cannot be a pair.
+
+    Padding explains a few spare rows. Many spare rows, or special ids that all differ, are another model's tokenizer.
+
+    Raises:
+        TokenizerMismatchError: It states the sizes and the ids.
+    """
+    n_ids = highest_id(tokenizer) + 1
+    config = model.config.get_text_config()
+    roles = special_roles(tokenizer)
+    declared = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
+    common = {role: (ids, roles[role]) for role, ids in declared.items() if ids is not None and role in roles}
+    agree = [role for role, (ids, own) in common.items() if own in (ids if isinstance(ids, list) else [ids])]
+    spare = n_rows - n_ids > max(128, n_rows // 10)
+    if agree or not (spare or len(common) > 1):
+        return
+    differing = ", ".join(f"{role} {ids} in the config, {own} in the tokenizer" for role, (ids, own) in common.items())
+    raise TokenizerMismatchError(
+        f"The model has {n_rows} rows and the tokenizer {n_ids} ids{'; ' + differing if differing else ''}: they do "
+        "not belong together. Pass the tokenizer that the model was trained with as tokenizer=."
+    )
+
+
+def find_target_tokenizer(
+    source: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, mode: Mode
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that the extended model will have."""
+    if mode == "replace" or is_grown_from(source, new):
+        return new
+    return merge_tokenizers(source, new)
+
+
+def free_overridden(plan: VocabPlan, target_ids: list[int]) -> VocabPlan:
+    """Turn copies that the user named sources for into new tokens.
+
+    Raises:
+        InvalidOptionError: If one of them is a source row that mode ``extend`` must not touch.
+    """
+    source_ids, kinds = plan.source_ids.copy(), plan.kinds.copy()
+    for target_id in target_ids:
+        if kinds[target_id] == MatchKind.SAME:
+            raise InvalidOptionError(
+                f"sources names {plan.target.tokens[target_id]!r}, which the source vocabulary has already. "
+                "Mode 'extend' leaves its row as it is; leave it out or use mode='replace'."
+            )
+        source_ids[target_id], kinds[target_id] = -1, MatchKind.NEW
+    return VocabPlan(plan.mode, plan.source, plan.target, source_ids, kinds)
+
+
+def public_name(name: str | None) -> str | None:
+    """Return a name that can be shown: a Hub id as it is, of a local path only the last part."""
+    return hub_name(name) or (Path(name).name if name else None)
+
+
+def hub_name(name: str | None) -> str | None:
+    """Return a name if it may be a Hub id; a local path is none, and its last part would point to a stranger."""
+    if not name:
+        return None
+    path = Path(name)
+    return None if path.is_absolute() or path.exists() or name.startswith(".") else name
