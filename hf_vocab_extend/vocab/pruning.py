@@ -33,7 +33,8 @@ def prune(
     """
     gains = {token: max(1, saved(token)) for token in candidates}
     place = {token: index for index, token in enumerate(candidates)}
-    chosen, reserve = list(candidates), []
+    chosen = list(candidates)
+    reserve: list[str] = []
     while len(chosen) > budget:
         used = dict(zip(chosen, count(chosen, True).tolist(), strict=True))
         ranked = sorted(chosen, key=lambda token: (token not in kept, -used[token] * gains[token], place[token]))
