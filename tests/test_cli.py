@@ -185,7 +185,7 @@ def test_grow_fertility_plan_extend_and_card_in_a_row(
     assert code == 0, err
     assert "swh" in readme.read_text()
     assert "My own words." in readme.read_text()
-    code, out, err = run(capsys, "card", out_folder, "--stdout")
+    code, out, err = run(capsys, "card", out_folder, "--language", "swh", "--stdout")
     assert out.rstrip() == readme.read_text().rstrip()
 
 

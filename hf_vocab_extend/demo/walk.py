@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def run_demo(
         pairs=len(stage.test),
         new_tokens=len(stage.grown) - len(stage.tokenizer),
         english_unchanged=stage.english_unchanged(extension),
-        example=str(extension.mapping.explain(_longest_new_word(stage))),
+        example=str(extension.mapping.explain(_frequent_new_word(stage))),
         folder=str(output),
         seconds=time.perf_counter() - start,
     )
@@ -273,16 +274,14 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise MissingResourceError(f"The model '{name}' cannot be loaded: {reason}") from error
 
 
-def _longest_new_word(stage: _Stage) -> int:
-    """Return the id of the first new token that is a long Swahili word of its own."""
+def _frequent_new_word(stage: _Stage) -> int:
+    """Return the id of the new token that is the most frequent word of six letters or more in the test text."""
     old = len(stage.tokenizer)
-    words = {word for line in stage.test_swahili for word in line.lower().split() if word.isalpha()}
-    found = [
-        index
-        for word, index in stage.grown.get_vocab().items()
-        if index >= old and word.strip("\u2581\u0120") in words
-    ]
-    return max(found, key=lambda index: (len(str(stage.grown.convert_ids_to_tokens(index))), -index), default=old)
+    counts = Counter(word for line in stage.test_swahili for word in line.lower().split() if len(word) > 5)
+    found = {
+        index: counts[word.strip("\u2581\u0120")] for word, index in stage.grown.get_vocab().items() if index >= old
+    }
+    return max(found, key=lambda index: (found[index], -index))
 
 
 def _evaluations(rows: Sequence[Row], name: str) -> list[dict[str, Any]]:
