@@ -23,8 +23,8 @@ make_environment() {
     rm -rf "$folder"
     "$base" -m venv "$folder"
     say "Installing torch (CPU)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt torch==2.13.0
+    "$PYTHON" -m pip install -qq --disable-pip-version-check -c scripts/constraints.txt torch==2.13.0
     say "Installing hf_vocab_extend[$extras] and what it needs"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e ".[$extras]"
+    "$PYTHON" -m pip install -qq --disable-pip-version-check -c scripts/constraints.txt -e ".[$extras]"
     echo "$stamp" >"$folder/.stamp"
 }

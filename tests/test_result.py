@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -226,9 +227,9 @@ def test_a_read_only_folder_is_refused_before_any_work(below: str, no_work: None
     assert os.listdir(read_only_folder) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let every write beyond 4 KiB fail, as on a disk that fills up halfway."""
+    """Let every write beyond 4 KiB fail, as on a disk that fills up halfway; pytest's own log must stay outside."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -237,9 +238,10 @@ def small_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path, small_files: None) -> None:
-    with pytest.raises(OutputFolderError, match="nothing was left"):
-        make_extension().save_pretrained(tmp_path / "out")
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    extension = make_extension()
+    with pytest.raises(OutputFolderError, match="nothing was left"), small_files():
+        extension.save_pretrained(tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
 
