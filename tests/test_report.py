@@ -165,7 +165,7 @@ IDS = {
     "gpt2": "gpt2",
     "/home/me/models/my-model": "my-model",
     "/home/me/my model": None,
-    "/root/.cache/huggingface/hub/models--org--some.model/snapshots/abc": "org/some.model",
+    "/home/x/.cache/huggingface/hub/models--org--some.model/snapshots/abc": "org/some.model",
     "": None,
     "../x": None,
     "a/b/c": None,
