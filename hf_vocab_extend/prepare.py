@@ -11,6 +11,7 @@ from .methods import METHODS, resolve_method
 from .methods.base import names
 from .plan import MatchKind, Mode, VocabPlan, is_grown_from
 from .rows import FALLBACKS
+from .scrub import public_model_id
 from .vocab.merging import merge_tokenizers
 from .vocab.special_tokens import special_roles
 
@@ -153,8 +154,9 @@ def public_name(name: str | None) -> str | None:
 
 
 def hub_name(name: str | None) -> str | None:
-    """Return a name if it may be a Hub id; a local path is none, and its last part would point to a stranger."""
-    if not name:
-        return None
-    path = Path(name)
-    return None if path.is_absolute() or path.exists() or name.startswith(".") else name
+    """Return the Hub id that a model was loaded by, also where it lies in the Hub's cache.
+
+    Any other local path gives None: its last part alone would point to a stranger.
+    """
+    is_local = bool(name) and (Path(str(name)).is_absolute() or Path(str(name)).exists() or str(name).startswith("."))
+    return None if is_local and "models--" not in str(name) else public_model_id(name)
