@@ -194,10 +194,14 @@ def _block(job: _Job, part: slice) -> list[Found]:
     maxima = torch.amax(grouped, 1, out=job.buffer("maxima", rows, n_groups))
     # A product of unit vectors is off by about dim * 2^-24 at most, in the bound and in what it is compared with.
     limit = job.search.bound(maxima) - 4 * (dim + 16) * 2.0**-24
-    owners, groups = (maxima >= limit[:, None]).nonzero(as_tuple=True)
-    values = grouped.transpose(1, 2)[owners, groups]
-    places, members = (values >= limit[owners, None]).nonzero(as_tuple=True)
-    owners, columns = owners[places], members * n_groups + groups[places]
+    kept = (maxima >= limit[:, None]).view(-1).nonzero()[:, 0]
+    owners = kept // n_groups
+    firsts = owners * padded + kept - owners * n_groups  # place of each kept group's first member
+    members = scores.view(-1).as_strided((rows * padded - (job.group - 1) * n_groups, job.group), (1, n_groups))
+    pairs = (members[firsts] >= limit[owners, None]).view(-1).nonzero()[:, 0]
+    places = pairs // job.group
+    owners = owners[places]
+    columns = (pairs - places * job.group) * n_groups + firsts[places] - owners * padded
     inside = columns < len(job.right.ids)
     found = _exact(job, block, owners[inside], columns[inside])
     return [tuple(part.cpu() for part in job.search.finish(part.start + ids[chosen], keys)) for chosen, keys in found]
