@@ -89,7 +89,8 @@ def extend_vocabulary(
 ) -> VocabExtension:
     """Give a model the vocabulary of a new tokenizer; modifies the model in place.
 
-    A failed call leaves the model as it was: everything is checked and computed before the first write.
+    A failed call leaves the model as it was: everything is checked and computed before the first write. Parameters
+    keep their identity and change their size, so build the optimizer afterwards.
 
     Args:
         model: A loaded model, not quantised, not sharded.

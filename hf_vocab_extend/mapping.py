@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -110,7 +111,7 @@ class TokenMapping:
         Raises:
             InvalidOptionError: If the target vocabulary has no such token.
         """
-        token_id = token if isinstance(token, int) else self._find(token)
+        token_id = self._find(token) if isinstance(token, str) else operator.index(token)
         if not 0 <= token_id < len(self.tokens):
             raise InvalidOptionError(f"Id {token_id} lies outside the {len(self.tokens)} target ids.")
         kind = RowKind(int(self.kinds[token_id]))

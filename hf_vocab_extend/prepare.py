@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidOptionError, MissingResourceError, TokenizerMismatchError, VocabExtendWarning
-from .methods import METHODS, resolve_method
+from .methods import resolve_method
 from .methods.base import names
 from .plan import MatchKind, Mode, VocabPlan, is_grown_from
 from .rows import FALLBACKS
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from .methods.base import InitMethod, MethodConfig, Resources
 
 AUTO = (
-    ("trans_tokenization", "parallel", "parallel text was given"),
-    ("ofa", "word_vectors", "word vectors were given"),
     ("focus", "token_vectors", "token vectors were given"),
     ("focus", "corpus", "a corpus was given"),
 )
-"""What ``method="auto"`` picks, first match wins: method, resource, reason."""
+"""What ``method="auto"`` picks, first match wins: method, resource, reason. A method with other needs adds a line."""
 
 
 def choose_method(method: str | MethodConfig | InitMethod, resources: Resources) -> tuple[InitMethod, str]:
@@ -39,9 +37,9 @@ def choose_method(method: str | MethodConfig | InitMethod, resources: Resources)
     given = resources.given()
     chosen, reason = resolve_method("subword" if method == "auto" else method), "asked for"
     if method == "auto":
-        reason = "no corpus, parallel text or vectors were given"
+        reason = "no resource was given that another method makes use of"
         for name, resource, why in AUTO:
-            if resource in given and name in METHODS:
+            if resource in given:
                 chosen, reason = resolve_method(name), why
                 break
     chosen.check_resources(resources)
@@ -101,7 +99,8 @@ def highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
     """Raise if a model and a tokenizer cannot be a pair.
 
-    Padding explains a few spare rows. Many spare rows, or special ids that all differ, are another model's tokenizer.
+    Padding explains a few spare rows. Many spare rows, or special ids that all differ, are another model's tokenizer;
+    not so where rows and ids are equally many (CLIP's config has special ids that mean nothing).
 
     Raises:
         TokenizerMismatchError: It states the sizes and the ids.
@@ -113,7 +112,7 @@ def check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_
     common = {role: (ids, roles[role]) for role, ids in declared.items() if ids is not None and role in roles}
     agree = [role for role, (ids, own) in common.items() if own in (ids if isinstance(ids, list) else [ids])]
     spare = n_rows - n_ids > max(128, n_rows // 10)
-    if agree or not (spare or len(common) > 1):
+    if agree or n_rows == n_ids or not (spare or len(common) > 1):
         return
     differing = ", ".join(f"{role} {ids} in the config, {own} in the tokenizer" for role, (ids, own) in common.items())
     raise TokenizerMismatchError(
@@ -158,5 +157,7 @@ def hub_name(name: str | None) -> str | None:
 
     Any other local path gives None: its last part alone would point to a stranger.
     """
-    is_local = bool(name) and (Path(str(name)).is_absolute() or Path(str(name)).exists() or str(name).startswith("."))
-    return None if is_local and "models--" not in str(name) else public_model_id(name)
+    if not name:
+        return None
+    is_path = Path(name).exists() or name.startswith((".", "~", "/")) or "\\" in name or name[1:2] == ":"
+    return None if is_path and "models--" not in name else public_model_id(name)

@@ -76,8 +76,7 @@ def verify_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTok
     """
     verify_tokenizer(folder, tokenizer)
     notes = verify_model(folder, model, tokenizer)
-    verify_token_ids(folder, tokenizer)
-    return notes
+    return notes + verify_token_ids(folder, model, tokenizer)
 
 
 def verify_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -206,7 +205,7 @@ def _reload(folder: Path, model: PreTrainedModel) -> _Reloaded:
             folder,
             local_files_only=True,
             output_loading_info=True,
-            dtype=model.dtype,
+            dtype=_common_dtype(model),
             attn_implementation=model.config._attn_implementation,
         )
     except Exception as error:
@@ -219,7 +218,17 @@ def _reload(folder: Path, model: PreTrainedModel) -> _Reloaded:
             f"config.json loads as {type(loaded).__name__} and the saved model is a {type(model).__name__}. "
             "Save the class that config.json names."
         )
+    live = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name, tensor in [*loaded.named_parameters(), *loaded.named_buffers()]:
+        if name in live:  # a model may hold tensors of several types, the loader knows one: back, without loss
+            tensor.data = tensor.data.to(live[name].dtype)
     return _Reloaded(loaded.to(model.device), loading)
+
+
+def _common_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Return the type of the model's float tensors; float32, which holds them all, if there are several."""
+    types = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    return model.dtype if len(types) <= 1 else torch.float64 if torch.float64 in types else torch.float32
 
 
 def _compare_tensors(own: PreTrainedModel, other: PreTrainedModel) -> None:
@@ -257,9 +266,9 @@ def _compare_outputs(own: PreTrainedModel, other: PreTrainedModel, tokenizer: Pr
         try:
             expected = _forward(own, ids)
         except Exception as error:  # a model that needs images or sound has no output on token ids alone
-            note = f"Outputs were not compared: {type(own).__name__} does not run on token ids alone ({error!r:.120})."
-            logger.warning("%s", note)
-            return [note]
+            return [
+                f"Outputs were not compared: {type(own).__name__} does not run on these token ids ({error!r:.120})."
+            ]
         found = _forward(other, ids)
     limit = _TOLERANCE.get(own.dtype, _COARSE_TOLERANCE) * max(1.0, float(expected.abs().max()))
     difference = float((expected - found).abs().max())
@@ -292,31 +301,45 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _forward(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Return the first output, `(3, 8, n)` or `(3, n)`, in float32."""
-    arguments = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
-    return output[0].float()
+    """Return the first output of each sequence, `(3, 8, n)` or `(3, n)`, in float32."""
+    rows = []
+    for row in ids.split(1):  # one by one: a classifier without a padding id takes no more at once
+        arguments = {"decoder_input_ids": row} if model.config.is_encoder_decoder else {}
+        rows.append(model(input_ids=row, attention_mask=torch.ones_like(row), **arguments)[0].float())
+    return torch.cat(rows)
 
 
-def verify_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare bos, eos and pad of the tokenizer with those of ``config.json`` and ``generation_config.json``.
+def verify_token_ids(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Compare bos, eos and pad of ``config.json`` and ``generation_config.json`` with the model and the tokenizer.
 
     A role that only one side names is left alone; a list of eos ids must hold that of the tokenizer.
 
+    Returns:
+        Where model and tokenizer disagreed in memory already, as some published models do: to be known, not refused.
+
     Raises:
-        VerificationError: It names the file, the field and both ids.
+        VerificationError: If a file disagrees with the tokenizer and the model in memory does not. It names the file,
+            the field and both ids.
     """
-    for file in ("config.json", "generation_config.json"):
+    notes = []
+    generation = getattr(model, "generation_config", None)
+    for file, live in (("config.json", model.config), ("generation_config.json", generation)):
         if not (folder / file).is_file():
             continue
         settings = json.loads((folder / file).read_text("utf-8"))
         text_settings = settings | (settings.get("text_config") or {})
+        live_settings = model.config.get_text_config() if live is model.config else live
         for role in STOP_ROLES:
-            declared, own = text_settings.get(f"{role}_token_id"), getattr(tokenizer, f"{role}_token_id")
+            name = f"{role}_token_id"
+            declared, own = text_settings.get(name), getattr(tokenizer, name)
             if declared is None or own is None or own in (declared if isinstance(declared, list) else [declared]):
                 continue
-            raise VerificationError(
-                f"{file}: {role}_token_id is {declared} and the tokenizer's {role}_token "
-                f"{getattr(tokenizer, f'{role}_token')!r} has id {own}. Set model.config.{role}_token_id and "
-                f"model.generation_config.{role}_token_id, or the tokenizer's {role}_token."
+            token = getattr(tokenizer, f"{role}_token")
+            message = (
+                f"{file}: {name} is {declared} and the tokenizer's {role}_token {token!r} has id {own}. "
+                f"Set model.config.{name} and model.generation_config.{name}, or the tokenizer's {role}_token."
             )
+            if declared != getattr(live_settings, name, None):
+                raise VerificationError(message)
+            notes.append(message)
+    return notes

@@ -188,6 +188,55 @@ def test_unknown_option_suggests_the_nearest() -> None:
         resolve_method("focus").__class__(resolve_method("normal").config)
 
 
+def test_a_row_of_zeros_is_refused() -> None:
+    token = grown(NAME).convert_ids_to_tokens(len(grown(NAME)) - 1)
+    for pairs in ([("the", 0.0)], [("the", 1.0), ("the", -1.0)], []):
+        with pytest.raises(errors.InvalidOptionError, match="nothing"):
+            extend(sources={token: pairs})
+
+
+def test_explain_takes_the_ids_of_an_array() -> None:
+    import numpy as np
+
+    mapping = extend().mapping
+    last = np.int64(len(mapping.tokens) - 1)
+    assert mapping.explain(last) == mapping.explain(int(last))
+
+
+@pytest.mark.parametrize("mode", ["extend", "replace"])
+def test_clip_goes_on_pooling_at_its_end_of_text(mode: str) -> None:
+    own = tokenizer("clip")
+    model = make_model("clip", True)
+    for module in [model.config, *(item for item in model.modules() if hasattr(item, "eos_token_id"))]:
+        module.eos_token_id = 2  # what the published checkpoints say; their code then pools at the highest id
+    before = copy.deepcopy(model)
+    target = grown("clip") if mode == "extend" else replacement("clip")
+    extend_vocabulary(model, target, "subword", tokenizer=own, mode=mode)
+    assert model.config.eos_token_id == target.eos_token_id
+    if mode == "extend":
+        new = len(own)  # an id above that of the end of text
+        middle = [own.bos_token_id, 40, new, own.eos_token_id]
+        states = model.text_model(torch.tensor([middle])).last_hidden_state
+        torch.testing.assert_close(model(torch.tensor([middle])).text_embeds, model.text_projection(states[:, 3]))
+        plain = torch.tensor([[own.bos_token_id, 40, 41, own.eos_token_id]])
+        torch.testing.assert_close(model(plain).text_embeds, before(plain).text_embeds)
+
+
+def test_languages_that_a_class_switches_in_code_are_spoken_of() -> None:
+    from hf_vocab_extend.vocab.backend import read_json, rebuild
+
+    class Switching(type(tokenizer("xlmr"))):
+        src_lang = "eng_Latn"
+
+        def set_src_lang_special_tokens(self, language):
+            raise NotImplementedError
+
+    own = copy.deepcopy(tokenizer("xlmr"))
+    own.__class__ = Switching
+    with pytest.warns(errors.VocabExtendWarning, match="Switching switches languages.*eng_Latn"):
+        rebuild(own, read_json(own))
+
+
 def test_order_of_the_target_vocabulary_does_not_matter() -> None:
     from hf_vocab_extend.vocab.backend import read_json, rebuild
 

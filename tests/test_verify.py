@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -136,18 +137,26 @@ def test_more_tokens_thann_rows(tmp_path: Path) -> None:
         make_extension(make_bert(), own).save_pretrained(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("eos", "fine"), [(700, False), ([3, 701], True), ([3, 4], False), (None, True)])
-def test_stop_ids_of_the_three_files_agree(eos: object, fine: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("eos", "agrees"), [(700, False), ([3, 701], True), ([3, 4], False), (None, True)])
+def test_a_model_and_a_tokenizer_that_disagree_from_the_start_are_saved_and_it_is_said(
+    eos: object, agrees: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = tokenizer("llama3")
     assert own.eos_token_id == 701
     model = make_llama(own)
     model.generation_config.eos_token_id = eos
-    extension = make_extension(model, own)
-    if fine:
-        extension.save_pretrained(tmp_path / "out")
-        return
-    with pytest.raises(VerificationError, match=r"generation_config\.json: eos_token_id.*701"):
-        extension.save_pretrained(tmp_path / "out")
+    make_extension(model, own).save_pretrained(tmp_path / "out")
+    said = [message for message in caplog.messages if "generation_config.json: eos_token_id" in message]
+    assert [("701" in message) for message in said] == ([] if agrees else [True])
+
+
+def test_a_model_of_mixed_precision_is_saved(tmp_path: Path) -> None:
+    model = make_llama(tokenizer("llama3")).to(torch.bfloat16)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().float())
+    make_extension(model, tokenizer("llama3")).save_pretrained(tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert stored["lm_head.weight"].dtype is torch.float32
+    assert stored["model.embed_tokens.weight"].dtype is torch.bfloat16
 
 
 def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path) -> None:

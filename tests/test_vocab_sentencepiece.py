@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import sentencepiece as spm
 
 from hf_vocab_extend.errors import (
     CorpusError,
@@ -27,8 +28,6 @@ from hf_vocab_extend.vocab.sentencepiece_model import load_sentencepiece, save_s
 from hf_vocab_extend.vocab.sentencepiece_proto import PieceType, read_proto
 
 from .factories import TOKENIZERS, english, sample_pairs, swahili, tokenizer
-
-spm = pytest.importorskip("sentencepiece")
 
 ODD = [
     "",

@@ -74,8 +74,14 @@ def _entries(
                 "Choose another text."
             )
         entries += [(piece, float(weight) / len(pieces)) for piece in pieces]
-    if not entries:
-        raise InvalidOptionError(f"sources gives {token!r} nothing. Give a text or at least one (token, weight) pair.")
+    totals: dict[int, float] = {}
+    for piece, weight in entries:
+        totals[piece] = totals.get(piece, 0.0) + weight
+    if not any(totals.values()):
+        raise InvalidOptionError(
+            f"sources gives {token!r} nothing, or weights that cancel out. "
+            "Give a text or at least one (token, weight) pair."
+        )
     return entries
 
 

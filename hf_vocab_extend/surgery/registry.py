@@ -69,9 +69,20 @@ REFUSED_TYPES = {
     "moshi": _TWO_VOCABULARIES,
     "gemma3n": "its code reads every id from a fixed one on as audio, so text tokens cannot be added; extend its text "
     "model (Gemma3nForCausalLM) on its own",
+    **{
+        f"{name}{part}": "its code pools at the highest id of a text, which an added token would be"
+        for name in ("owlvit", "owlv2", "metaclip_2")
+        for part in ("", "_text_model")
+    },
     "cpmant": "its code finds prompt rows by counting from the vocabulary size, so rows cannot be added",
 }
 """Model types whose code gives ids a meaning that no table shows, with the reason for the message."""
+
+LEGACY_EOS = 2
+LEGACY_EOS_TYPES = frozenset(
+    f"{name}{part}" for name in ("clip", "xclip", "clipseg", "groupvit") for part in ("", "_text_model")
+)
+"""Model types that, where their config says ``eos_token_id=2``, pool at the highest id of a text instead of at eos."""
 
 FLAG_IS_ARITHMETIC = frozenset({"umt5"})
 """Model types whose forward pass reads ``tie_word_embeddings`` as a scale: the flag must stay as it was loaded."""

@@ -131,7 +131,8 @@ def find_sites(model: PreTrainedModel, n_source_ids: int) -> Sites:
     if n_source_ids > main.shape[0]:
         raise TokenizerMismatchError(
             f"The tokenizer has more tokens than the model has rows: ids go up to {n_source_ids - 1}, the input table "
-            f"has {main.shape[0]} rows. Pass the tokenizer that belongs to this model with tokenizer=."
+            f"has {main.shape[0]} rows. Pass the tokenizer that belongs to this model with tokenizer=. If it is that "
+            f"one, its last tokens never had rows: call model.resize_token_embeddings({n_source_ids}) first."
         )
     sites = _group(_candidates(model, main.shape[0]), main)
     _check_vocabularies(model, sites)

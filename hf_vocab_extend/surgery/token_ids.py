@@ -17,6 +17,7 @@ from ..errors import TokenizerMismatchError
 from ..plan import MatchKind, VocabPlan
 from .config_tree import all_configs, main_config
 from .journal import Journal
+from .registry import LEGACY_EOS, LEGACY_EOS_TYPES
 
 ID_FIELD = re.compile(
     r"(^|_)(token_ids?|token_index|token_indices|token_ids_list)$|^(pad|bos|eos|unk|mask|sep|cls)_(index|id|idx)$"
@@ -81,7 +82,7 @@ def remap_token_ids(
     Scalars, lists, lists of lists (``bad_words_ids``, ``forced_decoder_ids``) and keys (``sequence_bias``) are mapped.
     An id whose token is not in the target takes the target tokenizer's id of the same role if it has one (for
     ``decoder_start_token_id`` the role that its old id had), else None; from a list it is dropped. In mode ``extend``
-    nothing moves.
+    nothing moves, but for CLIP's old ``eos_token_id=2``, which stands for the highest id and becomes the real one.
 
     Args:
         model: The model; rows are not touched.
@@ -105,10 +106,9 @@ def remap_token_ids(
         )
     remapper = _Remapper(model, plan, target_tokenizer, roles)
     changes = list(remapper.changes())
-    if plan.mode == "replace":
-        with journal or Journal() as journal:
-            for change in changes:
-                journal.set_attribute(change.owner, change.name, change.value)
+    with journal or Journal() as journal:
+        for change in changes:
+            journal.set_attribute(change.owner, change.name, change.value)
     return list(dict.fromkeys(remapper.notes))
 
 
@@ -164,12 +164,21 @@ class _Remapper:
 
     def _field(self, path: str, owner: Any, name: str, value: Any) -> Iterator[_Change]:
         """Give the change of one attribute, if it holds ids and any of them moves."""
+        if self._is_legacy_eos(owner, name, value):
+            yield _Change(owner, name, self.tokenizer.eos_token_id)
+            return
         convert = next((function for matches, function in _CONVERTERS if matches(name, value)), None)
         if convert is None or value is None:
             return
         new = convert(self, f"{path}.{name}", name, value)
         if new != value:
             yield _Change(owner, name, new)
+
+    def _is_legacy_eos(self, owner: Any, name: str, value: Any) -> bool:
+        """Whether an eos id is the marker that makes CLIP pool at the highest id, which new tokens would take over."""
+        config = getattr(owner, "config", owner)
+        is_marker = name == "eos_token_id" and value == LEGACY_EOS and self.tokenizer.eos_token_id is not None
+        return is_marker and getattr(config, "model_type", None) in LEGACY_EOS_TYPES
 
     def one(self, where: str, name: str, value: int, *, role_fallback: bool = True) -> Any:
         """Map one id; a vanished one is noted and takes its role's id, or the marker of a vanished one."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..errors import VocabExtendWarning
 from .pipeline import backend_of
 
 _CARRIED = (
@@ -43,6 +45,14 @@ def rebuild(tokenizer: PreTrainedTokenizerBase, data: dict[str, Any]) -> PreTrai
         tokenizer: The tokenizer to take all but the pipeline and the vocabulary from.
         data: The new ``tokenizer.json``.
     """
+    if hasattr(tokenizer, "set_src_lang_special_tokens"):
+        warnings.warn(
+            f"{type(tokenizer).__name__} switches languages in code of its own (src_lang, tgt_lang), which a changed "
+            f"vocabulary cannot keep: the new tokenizer always marks text as {getattr(tokenizer, 'src_lang', None)}. "
+            "Set another language's mark with new_tokenizer.backend_tokenizer.post_processor.",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
     options = {name: value for name, value in tokenizer.init_kwargs.items() if name not in _DROPPED}
     options |= {name: getattr(tokenizer, name) for name in _CARRIED if getattr(tokenizer, name, None) is not None}
     options |= dict.fromkeys(tokenizer.SPECIAL_TOKENS_ATTRIBUTES) | tokenizer.special_tokens_map
