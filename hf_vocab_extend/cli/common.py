@@ -198,18 +198,6 @@ def save_tokenizer_folder(tokenizer: PreTrainedTokenizerBase, path: Path) -> Non
         save_tokenizer(tokenizer, folder)
 
 
-def target_tokenizer(
-    source: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, mode: str
-) -> tuple[PreTrainedTokenizerBase, bool]:
-    """Return the tokenizer that an extension would end with, and whether a merge made it."""
-    from ..plan import is_grown_from
-    from ..vocab.merging import merge_tokenizers
-
-    if mode == "replace" or is_grown_from(source, new):
-        return new, False
-    return merge_tokenizers(source, new), True
-
-
 def method_config(
     method: str | None, config_file: str | None, assignments: Sequence[str]
 ) -> str | MethodConfig | None:

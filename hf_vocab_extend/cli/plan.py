@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from .common import Answer, Command, add_trust_option, given, load_tokenizer, option_adder, table, target_tokenizer
+from .common import Answer, Command, add_trust_option, given, load_tokenizer, option_adder, table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,11 +25,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> Answer:
     """Build the plan and show it."""
     from ..plan import build_plan
+    from ..prepare import find_target_tokenizer
 
     trust = getattr(args, "trust_remote_code", False)
     source = load_tokenizer(args.source, trust_remote_code=trust)
     new = load_tokenizer(args.new_tokenizer, trust_remote_code=trust)
-    target, merged = target_tokenizer(source, new, getattr(args, "mode", "extend"))
+    target = find_target_tokenizer(source, new, getattr(args, "mode", "extend"))
+    merged = target is not new
     summary = build_plan(source, target, **given(args, ("mode", "fuzzy"))).summary()
     summary["merged"] = merged
     return Answer(summary, _text(summary))
