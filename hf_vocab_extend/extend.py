@@ -21,6 +21,7 @@ from .methods.overrides import Sources, resolve_sources
 from .plan import Mode, VocabPlan, build_plan
 from .prepare import (
     check_belongs,
+    check_loaded,
     check_options,
     choose_method,
     find_source_tokenizer,
@@ -82,7 +83,7 @@ def extend_vocabulary(
     helper_model: Any = None,
     sources: Sources | None = None,
     fallback: str = "subword",
-    languages: Sequence[str] = (),
+    languages: str | Sequence[str] = (),
     pad_to_multiple_of: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -109,7 +110,7 @@ def extend_vocabulary(
             ``{"token": [("source token", weight), ...]}``.
         fallback: Method for tokens that ``method`` does not cover: ``subword``, ``mean`` or ``normal``; what that
             does not cover either is drawn from the normal distribution of the source rows, and counted.
-        languages: Language codes for the card, for example ``["sw"]``.
+        languages: Language code or codes for the card, for example ``"sw"``.
         pad_to_multiple_of: Round the number of rows up to a multiple.
         seed: Seed of all randomness.
         device: Where heavy arithmetic runs; by default where the input table is.
@@ -124,6 +125,7 @@ def extend_vocabulary(
     clock = _Clock()
     text = None if corpus is None else open_corpus(corpus)
     resources = Resources(text, parallel, word_vectors, token_vectors, dictionary, helper_model)
+    check_loaded(model, new_tokenizer)
     check_options(mode, fallback, pad_to_multiple_of, seed)
     chosen, reason = choose_method(method, resources)
     source_tokenizer = find_source_tokenizer(model, tokenizer)
@@ -149,7 +151,9 @@ def extend_vocabulary(
             tables = apply_rows(
                 model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of, journal=journal
             )
-            notes = _notes(measured, mapping, chosen) + remap_token_ids(model, plan, target_tokenizer, journal=journal)
+            notes = _notes(measured, mapping, chosen, token_vectors is not None) + remap_token_ids(
+                model, plan, target_tokenizer, journal=journal
+            )
         report = ExtensionReport(
             mode=mode,
             method=chosen.name,
@@ -157,7 +161,7 @@ def extend_vocabulary(
             method_config=chosen.config.to_dict(),
             fallback=fallback,
             seed=seed,
-            languages=tuple(languages),
+            languages=(languages,) if isinstance(languages, str) else tuple(languages),
             tables=tuple(tables),
             notes=tuple(notes),
             seconds_by_step=clock.seconds,
@@ -199,9 +203,9 @@ def _measure(
     )
 
 
-def _notes(measured: _Measured, mapping: TokenMapping, method: InitMethod) -> list[str]:
+def _notes(measured: _Measured, mapping: TokenMapping, method: InitMethod, vectors_given: bool) -> list[str]:
     """Return what a reader of the report should know and would not look for."""
-    notes = []
+    notes = ["The token vectors were given by the caller; no fastText was trained."] if vectors_given else []
     random_rows = mapping.counts().get("random", 0)
     if random_rows and method.name != "normal":
         notes.append(f"{random_rows} rows are random: nothing covered their tokens.")

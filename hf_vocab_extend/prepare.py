@@ -54,6 +54,17 @@ def choose_method(method: str | MethodConfig | InitMethod, resources: Resources)
     return chosen, reason
 
 
+def check_loaded(model: object, new_tokenizer: object) -> None:
+    """Raise if a name was given where a loaded object is needed.
+
+    Raises:
+        InvalidOptionError: It says how to load it.
+    """
+    for what, value, loader in (("model", model, "AutoModel"), ("new_tokenizer", new_tokenizer, "AutoTokenizer")):
+        if isinstance(value, str | Path):
+            raise InvalidOptionError(f"{what} is the name '{value}'. Load it first: {loader}.from_pretrained(...).")
+
+
 def check_options(mode: str, fallback: str, pad_to_multiple_of: int | None, seed: int) -> None:
     """Refuse values outside their range before any work."""
     if mode not in ("extend", "replace"):

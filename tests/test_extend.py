@@ -195,6 +195,23 @@ def test_a_row_of_zeros_is_refused() -> None:
             extend(sources={token: pairs})
 
 
+def test_a_name_where_a_loaded_object_is_needed() -> None:
+    with pytest.raises(errors.InvalidOptionError, match="AutoModel.from_pretrained"):
+        extend_vocabulary("some/model", grown(NAME), "subword")
+    with pytest.raises(errors.InvalidOptionError, match="AutoTokenizer.from_pretrained"):
+        extend_vocabulary(make_model(NAME, True), "some/tokenizer", "subword")
+
+
+def test_one_language_is_one_language() -> None:
+    assert extend(languages="sw").report.languages == ("sw",)
+    assert extend(languages=["sw", "ha"]).report.languages == ("sw", "ha")
+
+
+def test_given_vectors_are_spoken_of() -> None:
+    extension = extend(**method_arguments("focus", grown(NAME)))
+    assert any("given by the caller" in note for note in extension.report.notes)
+
+
 def test_explain_takes_the_ids_of_an_array() -> None:
     import numpy as np
 
