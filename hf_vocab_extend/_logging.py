@@ -25,12 +25,12 @@ def progress_disabled() -> bool:
 
 
 def progress(iterable: Iterable[T], *, desc: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar on standard error that vanishes when done."""
-    return iter(tqdm(iterable, desc=desc, unit=unit, total=total, disable=progress_disabled(), leave=False))
+    """Iterate with a progress bar on standard error, if that is a terminal, that vanishes when done."""
+    return iter(tqdm(iterable, desc=desc, unit=unit, total=total, disable=progress_disabled() or None, leave=False))
 
 
 @contextmanager
 def progress_bar(*, desc: str, unit: str, total: int | None = None) -> Iterator[tqdm]:
     """Give a bar to update by hand, for work that is not one plain loop."""
-    with tqdm(desc=desc, unit=unit, total=total, disable=progress_disabled(), leave=False) as bar:
+    with tqdm(desc=desc, unit=unit, total=total, disable=progress_disabled() or None, leave=False) as bar:
         yield bar
