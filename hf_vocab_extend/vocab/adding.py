@@ -70,6 +70,15 @@ def append_special_tokens(data: Data, contents: Sequence[str]) -> None:
     ]
 
 
+def new_data(data: Data) -> Data:
+    """Return a copy of a ``tokenizer.json`` whose vocabulary and merges may be appended to."""
+    model = dict(data["model"])
+    model["vocab"] = model["vocab"].copy()
+    if "merges" in model:
+        model["merges"] = list(model["merges"])
+    return {**data, "model": model, "added_tokens": list(data["added_tokens"])}
+
+
 def _pin_added_tokens(data: Data) -> None:
     """Put every added token into the model's vocabulary, at its id.
 
@@ -88,5 +97,6 @@ __all__ = [
     "append_tokens",
     "first_free_id",
     "merge_pairs",
+    "new_data",
     "token_ids",
 ]

@@ -182,15 +182,6 @@ def frequent_characters(material: Material) -> list[str]:
     return chosen
 
 
-def new_data(data: Data) -> Data:
-    """Return a copy of a ``tokenizer.json`` whose vocabulary and merges may be appended to."""
-    model = dict(data["model"])
-    model["vocab"] = model["vocab"].copy()
-    if "merges" in model:
-        model["merges"] = list(model["merges"])
-    return {**data, "model": model, "added_tokens": list(data["added_tokens"])}
-
-
 __all__ = [
     "GrowthOptions",
     "Material",
@@ -198,6 +189,5 @@ __all__ = [
     "frequent_characters",
     "joinable_sequences",
     "joined_runs",
-    "new_data",
     "used_counts",
 ]

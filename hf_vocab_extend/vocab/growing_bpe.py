@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
-from .adding import Data, append_merges, append_tokens, first_free_id, merge_pairs, token_ids
-from .growing_base import Material, bare, frequent_characters, joinable_sequences, new_data, used_counts
+from .adding import Data, append_merges, append_tokens, first_free_id, merge_pairs, new_data, token_ids
+from .growing_base import Material, bare, frequent_characters, joinable_sequences, used_counts
 from .pair_training import train_pairs
 
 Pair = tuple[str, str]

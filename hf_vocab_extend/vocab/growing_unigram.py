@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 from tokenizers import Tokenizer, models
 
-from .adding import Data, append_pieces
-from .growing_base import Material, frequent_characters, joined_runs, new_data, used_counts
+from .adding import Data, append_pieces, new_data
+from .growing_base import Material, frequent_characters, joined_runs, used_counts
 from .pair_training import train_pairs
 from .pruning import prune
 

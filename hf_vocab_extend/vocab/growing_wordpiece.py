@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from .adding import Data, append_tokens, first_free_id, token_ids
-from .growing_base import Material, bare, frequent_characters, joinable_sequences, new_data, used_counts
+from .adding import Data, append_tokens, first_free_id, new_data, token_ids
+from .growing_base import Material, bare, frequent_characters, joinable_sequences, used_counts
 from .pair_training import train_pairs
 from .pruning import prune
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import InvalidOptionError
-from .adding import Data, append_special_tokens, first_free_id, token_ids
+from .adding import Data, append_special_tokens, first_free_id, new_data, token_ids
 from .backend import read_json, rebuild
 from .merging_families import STRATEGIES, Addition
 from .pipeline import Spelling, read_spelling
@@ -233,7 +233,7 @@ class _Merger:
 
     def _add(self, number: int) -> Data:
         """Add the first requests to fresh data."""
-        data = _own_copy(self.data)
+        data = new_data(self.data)
         strategy = STRATEGIES[self.spelling.family]
         self.result = strategy(data, self.requests[:number], self.spelling, self.forbidden)
         return data
@@ -271,13 +271,6 @@ class _Merger:
             intermediate_added=len(self.result.steps),
             unreachable_tokens=tuple(self.unreachable),
         )
-
-
-def _own_copy(data: Data) -> Data:
-    """Copy what a strategy changes."""
-    model = dict(data["model"])
-    model["vocab"] = model["vocab"].copy()
-    return data | {"model": model, "added_tokens": list(data["added_tokens"])}
 
 
 __all__ = ["MergeReport", "merge_tokenizers"]
