@@ -27,6 +27,7 @@ from .prepare import (
     find_source_tokenizer,
     find_target_tokenizer,
     free_overridden,
+    free_reestimated,
     highest_id,
     hub_name,
     public_name,
@@ -136,7 +137,7 @@ def extend_vocabulary(
         target_tokenizer = find_target_tokenizer(source_tokenizer, new_tokenizer, mode)
         plan = build_plan(source_tokenizer, target_tokenizer, mode)
         overrides = resolve_sources(sources or {}, source_tokenizer, plan.source, plan.target)
-        plan = free_overridden(plan, list(overrides))
+        plan, shared = free_reestimated(free_overridden(plan, list(overrides)), chosen)
     with clock.step("measure"):
         measured = _measure(source_tokenizer, target_tokenizer, plan, text)
     with clock.step("method"):
@@ -144,7 +145,7 @@ def extend_vocabulary(
         trained = trained_rows(table, plan.source)
         generator = torch.Generator().manual_seed(seed)
         where = torch.device(device) if device is not None else table.device
-        context = FitContext(plan, source_tokenizer, target_tokenizer, resources, generator, trained, where)
+        context = FitContext(plan, source_tokenizer, target_tokenizer, resources, generator, trained, where, shared)
         rows, mapping = fit_rows(context, chosen, overrides, fallback)
     with Journal() as journal:  # what fails from here on takes back every write
         with clock.step("apply"):

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .errors import InvalidOptionError, MissingResourceError, TokenizerMismatchError, VocabExtendWarning
 from .methods import resolve_method
 from .methods.base import names
@@ -156,6 +158,31 @@ def free_overridden(plan: VocabPlan, target_ids: list[int]) -> VocabPlan:
             )
         source_ids[target_id], kinds[target_id] = -1, MatchKind.NEW
     return VocabPlan(plan.mode, plan.source, plan.target, source_ids, kinds)
+
+
+def free_reestimated(plan: VocabPlan, method: InitMethod) -> tuple[VocabPlan, np.ndarray | None]:
+    """Turn copies by spelling that the method would rather estimate into new tokens; mode ``replace`` only.
+
+    Returns:
+        The plan, and for each of its new tokens the source id that it would have been copied from or -1, shape
+        `(n_new,)`; None if nothing changed.
+
+    Raises:
+        InvalidOptionError: If the method asks for a token that is no copy by spelling.
+    """
+    wanted = method.reestimates(plan) if plan.mode == "replace" else np.empty(0, np.int64)
+    if len(wanted) == 0:
+        return plan, None
+    foreign = wanted[~np.isin(plan.kinds[wanted], (MatchKind.EXACT, MatchKind.FUZZY))]
+    if len(foreign):
+        raise InvalidOptionError(
+            f"Method '{method.name}' asks to estimate {len(foreign)} tokens that are not copied by their spelling, "
+            f"{plan.target.tokens[int(foreign[0])]!r} first. Only those may be estimated instead."
+        )
+    source_ids, kinds = plan.source_ids.copy(), plan.kinds.copy()
+    source_ids[wanted], kinds[wanted] = -1, MatchKind.NEW
+    freed = VocabPlan(plan.mode, plan.source, plan.target, source_ids, kinds)
+    return freed, np.where(np.isin(freed.new_ids, wanted), plan.source_ids[freed.new_ids], -1)
 
 
 def public_name(name: str | None) -> str | None:

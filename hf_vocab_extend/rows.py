@@ -110,6 +110,11 @@ def fit_rows(
             kind = _numbers_kind(step, kind)
             kinds[found] = kind
             predicted[kind] = source
+        if step is method and context.shared is not None:  # what it asked for and did not cover is copied after all
+            copied = np.flatnonzero((kinds == RowKind.NEW) & (context.shared >= 0))
+            kinds[copied] = RowKind.EXACT
+            entries = [[(int(source_id), 1.0)] for source_id in context.shared[copied]]
+            parts.append((copied, Mixture.from_lists(entries, n_source=context.n_source)))
     if (kinds == RowKind.NEW).any():
         kinds[kinds == RowKind.NEW] = RowKind.RANDOM
         predicted.setdefault(RowKind.RANDOM, Normal().fit(context))

@@ -81,6 +81,9 @@ class FitContext:
     """Which source rows may enter a mean, bool, shape `(n_source,)`: not padding, not a hole, not never-trained."""
     device: torch.device
     """Where heavy arithmetic should run."""
+    shared: np.ndarray | None = None
+    """Source id that spells the same as each new token that the method asked for with
+    :meth:`InitMethod.reestimates`, -1 for the others, int64, shape `(n_new,)`; None where it asked for none."""
 
     @property
     def n_source(self) -> int:
@@ -160,6 +163,16 @@ class InitMethod(ABC):
             f"Method '{self.name}' needs {wanted}, and it was not given. "
             "The methods 'subword', 'mean' and 'normal' need nothing."
         )
+
+    def reestimates(self, plan: VocabPlan) -> np.ndarray:
+        """Return target ids that the plan would copy by their spelling and that the method wants to find a row for.
+
+        Asked in mode ``replace`` only, where a word of the new language can spell like an unrelated one of the old.
+        What the method does not cover after all is copied. By default none, int64, shape `(n,)`.
+        """
+        import numpy as np
+
+        return np.empty(0, np.int64)
 
     @abstractmethod
     def fit(self, context: FitContext) -> RowSource:
