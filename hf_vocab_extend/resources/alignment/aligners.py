@@ -1,0 +1,124 @@
+"""Word aligners by name: each turns a text of sentence pairs into expected counts of unit pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..._logging import get_logger, progress_bar
+from ...errors import InvalidOptionError
+from . import ibm1
+from .grid import Batch, Grid, build_grid
+from .lexicon import Lexicon
+from .links import AlignerOptions, Links, merge_links
+
+if TYPE_CHECKING:
+    from .bitext import Bitext
+
+__all__ = ["ALIGNERS", "AlignerOptions", "Links", "align"]
+
+logger = get_logger(__name__)
+
+_CELLS = {"cpu": 1 << 18, "cuda": 1 << 22}  # of a batch: what a cache holds, what keeps a GPU busy
+Step = Callable[[Batch, Lexicon, Lexicon], None]
+
+
+def align(bitext: Bitext, options: AlignerOptions) -> Links:
+    """Align a text with the aligner that the options name.
+
+    Raises:
+        InvalidOptionError: If there is no such aligner.
+    """
+    if options.aligner not in ALIGNERS:
+        raise InvalidOptionError(f"There is no aligner {options.aligner!r}. There are: {', '.join(ALIGNERS)}.")
+    return ALIGNERS[options.aligner](bitext, options)
+
+
+def align_ibm1(bitext: Bitext, options: AlignerOptions) -> Links:
+    """Align by IBM Model 1 in both directions, each by itself: 7 rounds of EM, uniform start, null word.
+
+    The counts are those of the last round.
+    """
+
+    def run(grid: Grid, tick: Callable[[], object]) -> Links:
+        device, dtype = _place(options)
+        forward, backward = (
+            Lexicon(grid, reverse=reverse, prior=0.0, device=device, dtype=dtype) for reverse in (False, True)
+        )
+        for iteration in range(options.iterations or 7):
+            if iteration:
+                for lexicon in (forward, backward):
+                    lexicon.estimate()
+                    lexicon.reset()
+            for batch in grid.batches(device):
+                ibm1.expect(batch, forward, backward)
+                tick()
+        return _links(grid, forward, backward)
+
+    return _each_shard(bitext, options, run, rounds=options.iterations or 7)
+
+
+def _links(grid: Grid, forward: Lexicon, backward: Lexicon) -> Links:
+    """Return the counts of the last round, without pairs that have none."""
+    counts = [lexicon.pair_counts[:-1].cpu().numpy() for lexicon in (forward, backward)]
+    kept = (counts[0] > 0) | (counts[1] > 0)
+    return Links(grid.source_of[kept], grid.target_of[kept], counts[0][kept], counts[1][kept])
+
+
+def _place(options: AlignerOptions) -> tuple[torch.device, torch.dtype]:
+    """Return where and in which precision to compute."""
+    return torch.device(options.device or "cpu"), torch.float64 if options.double else torch.float32
+
+
+def _each_shard(
+    bitext: Bitext, options: AlignerOptions, run: Callable[[Grid, Callable[[], object]], Links], rounds: int
+) -> Links:
+    """Align a text shard by shard and add up."""
+    device, _ = _place(options)
+    shards = _shards(bitext, options)
+    parts = []
+    with _threads(options.threads), torch.inference_mode():
+        for number, chosen in enumerate(shards, 1):
+            grid = build_grid(bitext, chosen, _CELLS.get(device.type, _CELLS["cuda"]))
+            title = f"Aligning, shard {number} of {len(shards)}" if len(shards) > 1 else "Aligning"
+            bar = progress_bar(desc=title, unit="batch", total=rounds * grid.n_batches)
+            with bar if options.show_progress else nullcontext() as shown:
+                parts.append(run(grid, shown.update if shown is not None else lambda: None))
+    return merge_links(parts) if parts else Links.empty()
+
+
+def _shards(bitext: Bitext, options: AlignerOptions) -> list[np.ndarray]:
+    """Deal the pairs out to shards of about equal size, every shard from the whole length of the text."""
+    lengths = np.stack([np.diff(bitext.source_offsets), np.diff(bitext.target_offsets)])
+    usable = np.flatnonzero((lengths.min(0) > 0) & (lengths.max(0) <= options.max_length))
+    n_long = int((lengths.max(0, initial=0) > options.max_length).sum())
+    if n_long:
+        logger.warning(
+            "%d of %d pairs have a side of more than %d units and are left out of the alignment; max_length sets the "
+            "limit.",
+            n_long,
+            lengths.shape[1],
+            options.max_length,
+        )
+    n_links = int(lengths[:, usable].prod(0).sum())
+    n_shards = -(-n_links // options.max_links)
+    return [usable[shard::n_shards] for shard in range(n_shards)]
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {"ibm1": align_ibm1}

@@ -1,0 +1,78 @@
+"""Translation probabilities of one direction: p(unit | unit of the other side), with a null word that explains the rest.
+
+Re-estimated from expected counts either plainly (maximum likelihood) or by variational Bayes under a sparse Dirichlet
+prior, `p = exp(digamma(c + a)) / exp(digamma(sum(c + a)))` (Riley & Gildea 2012), which keeps rare words from
+explaining everything that stands beside them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .grid import Grid
+
+
+def add_at(total: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> None:
+    """Add values to the places of a vector, in an order that does not change from run to run."""
+    places, values = places.reshape(-1), values.reshape(-1).to(total.dtype)
+    if total.device.type == "cpu":
+        total.index_add_(0, places, values)
+    else:  # index_add_ adds in the order of arrival there; index_put_ sorts
+        total.index_put_((places.long(),), values, accumulate=True)
+
+
+class Lexicon:
+    """p(event | condition) of one direction.
+
+    Attributes:
+        pairs: Probability of each unit pair of the grid, and 0 for padding, `(n_pairs + 1,)`.
+        null: Probability of each event under the null word, and 1 for padding, `(n_events + 1,)`.
+        pair_counts: Expected counts of the round in progress, float64, as `pairs`.
+        null_counts: Ditto, as `null`.
+    """
+
+    def __init__(self, grid: Grid, *, reverse: bool, prior: float, device: torch.device, dtype: torch.dtype) -> None:
+        conditions, events = grid.source_of, grid.target_of
+        n_conditions, n_events = grid.n_source, grid.n_target
+        if reverse:
+            conditions, events, n_conditions, n_events = events, conditions, n_events, n_conditions
+        self.prior = prior
+        self._conditions = torch.from_numpy(conditions).to(device)
+        # how many different events each condition ever stands beside: the support of its prior
+        self._support = torch.from_numpy(np.bincount(conditions, minlength=n_conditions)).to(device, torch.float64)
+        self._n_events = n_events
+        self.pairs = torch.ones(len(conditions) + 1, dtype=dtype, device=device) / max(n_events, 1)
+        self.null = torch.ones(n_events + 1, dtype=dtype, device=device) / max(n_events, 1)
+        self._fix_padding()
+        self.reset()
+
+    def _fix_padding(self) -> None:
+        """Set what padding stands for: it is nobody's translation, and null explains it."""
+        self.pairs[-1] = 0
+        self.null[-1] = 1
+
+    def reset(self) -> None:
+        """Start a round: no counts."""
+        self.pair_counts = torch.zeros(len(self.pairs), dtype=torch.float64, device=self.pairs.device)
+        self.null_counts = torch.zeros(len(self.null), dtype=torch.float64, device=self.null.device)
+
+    def estimate(self) -> None:
+        """Take the probabilities from the counts of the round."""
+        counts = self.pair_counts[:-1]
+        sums = torch.zeros_like(self._support)
+        add_at(sums, self._conditions, counts)
+        null = self.null_counts[:-1]
+        self.pairs[:-1] = self._normalised(counts, sums, self._support, self._conditions).to(self.pairs.dtype)
+        # the null word is frequent: nothing is gained from a prior on it
+        self.null[:-1] = (null / null.sum().clamp(min=torch.finfo(torch.float64).tiny)).to(self.null.dtype)
+        self._fix_padding()
+
+    def _normalised(
+        self, counts: torch.Tensor, sums: torch.Tensor, support: torch.Tensor, owners: torch.Tensor
+    ) -> torch.Tensor:
+        """Return counts as shares of their owners' sums."""
+        if not self.prior:
+            return counts / sums.clamp(min=torch.finfo(torch.float64).tiny)[owners]
+        totals = torch.digamma(sums + self.prior * support)[owners]
+        return torch.exp(torch.digamma(counts + self.prior) - totals)

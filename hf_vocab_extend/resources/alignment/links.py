@@ -1,0 +1,85 @@
+"""What an aligner is told and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InvalidOptionError
+
+
+@dataclass(frozen=True)
+class AlignerOptions:
+    """How two texts are aligned; an aligner ignores what it has no use for.
+
+    Attributes:
+        aligner: A name of :data:`~hf_vocab_extend.resources.alignment.aligners.ALIGNERS`.
+        iterations: Rounds of EM of the last model; None for the aligner's own default.
+        device: Where to compute, as torch names it; None for the CPU.
+        threads: Threads of the computation on a CPU; None leaves torch's setting as it is.
+        max_length: Longest side of a pair in units; longer pairs are left out (they are rarely translations unit by
+            unit, and the work grows with the product of the lengths).
+        max_links: Most possible links (product of both lengths, summed over pairs) that are aligned together. Memory
+            grows with it (about 25 bytes each); a larger text is dealt out evenly to shards that are aligned apart.
+        double: Compute probabilities with 64 bits instead of 32; sums always take 64.
+        show_progress: Whether progress bars may be shown.
+    """
+
+    aligner: str = "ibm1"
+    iterations: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    max_length: int = 400
+    max_links: int = 200_000_000
+    double: bool = False
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "threads", "max_length", "max_links"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name} is {value}. It must be at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """How often units were linked, over a whole text: each (source, target) once, sorted by source, then target.
+
+    Attributes:
+        source_index: Unit of the source text, int32 `(n_links,)`.
+        target_index: Unit of the target text, int32 `(n_links,)`.
+        forward: Expected count under p(target | source), float64 `(n_links,)`.
+        backward: Expected count under p(source | target), float64 `(n_links,)`.
+    """
+
+    source_index: np.ndarray
+    target_index: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of different links."""
+        return len(self.source_index)
+
+    @classmethod
+    def empty(cls) -> Links:
+        """Return no links."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros(0))
+
+
+def merge_links(parts: list[Links]) -> Links:
+    """Add up the links of several shards."""
+    if len(parts) == 1:
+        return parts[0]
+    source = np.concatenate([part.source_index for part in parts] or [np.zeros(0, np.int32)]).astype(np.int64)
+    target = np.concatenate([part.target_index for part in parts] or [np.zeros(0, np.int32)])
+    width = int(target.max(initial=0)) + 1
+    keys, places = np.unique(source * width + target, return_inverse=True)
+    sums = (
+        np.bincount(places, np.concatenate([getattr(part, name) for part in parts]), len(keys))
+        if len(keys)
+        else np.zeros(0)
+        for name in ("forward", "backward")
+    )
+    return Links((keys // width).astype(np.int32), (keys % width).astype(np.int32), *sums)
