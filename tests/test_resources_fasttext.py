@@ -54,7 +54,7 @@ def test_vectors_are_fasttexts_own(tmp_path) -> None:
     path = tmp_path / "text.txt"
     lines = [" ".join(own.tokenize(line)) for line in swahili()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    buckets = module._buckets(QUICK, len(found.ids))
+    buckets = module.bucket_count(QUICK, len(found.ids))
     model = fasttext.train_unsupervised(
         str(path), model="cbow", dim=12, epoch=3, minCount=3, neg=10, bucket=buckets, thread=1, verbose=0
     )

@@ -32,7 +32,7 @@ _LABEL = "__label__"  # fastText takes words that begin so for labels
 _END_OF_LINE = "</s>"  # fastText's own word
 _STAND_IN = {ord(char): chr(0x2400 + ord(char)) for char in " \t\n\v\f\r\0"}  # U+2400 ff. picture control characters
 _PRIVATE = 0xE000
-_LEAST_BYTES = 1 << 26  # of fastText's input matrix, see _buckets
+_LEAST_BYTES = 1 << 26  # of fastText's input matrix, see bucket_count
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _train(
                 f"tokens, and the most frequent one occurs {counts.max(initial=0)} times. "
                 "Bring more text or lower min_count."
             )
-        model = _train_cbow(fasttext, path, options, _buckets(options, len(frequent)), seed)
+        model = train_cbow(fasttext, path, options, bucket_count(options, len(frequent)), seed)
     known = set(model.get_words(on_unicode_error="replace"))
     ids = np.asarray([index for index in frequent.tolist() if words[index] in known], np.int64)
     vectors = np.empty((len(ids), options.dim), np.float32)
@@ -164,7 +164,7 @@ def _train(
     return TokenVectors(ids, vectors)
 
 
-def _buckets(options: FastTextOptions, n_words: int) -> int:
+def bucket_count(options: FastTextOptions, n_words: int) -> int:
     """Return the number of hash places to train with.
 
     fastText 0.9.3 draws random values for the first tenth of its input matrix only (one tenth for each thread) and
@@ -175,7 +175,7 @@ def _buckets(options: FastTextOptions, n_words: int) -> int:
     return max(options.buckets, 9 * (n_words + 1), -(-_LEAST_BYTES // (4 * options.dim)))
 
 
-def _train_cbow(fasttext: Any, path: Path, options: FastTextOptions, buckets: int, seed: int) -> Any:
+def train_cbow(fasttext: Any, path: Path, options: FastTextOptions, buckets: int, seed: int) -> Any:
     """Train on a file of words.
 
     The library's own ``train_unsupervised`` refuses the seed that its trainer takes, so the arguments are built here.

@@ -34,7 +34,7 @@ _BOM_NAMES = {
     b"\xfe\xff": "UTF-16",
 }
 _UTF8_BOM = b"\xef\xbb\xbf"
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _CSV_FIELD_LIMIT = 2**27
 
 
@@ -80,7 +80,7 @@ def decoded_lines(path: Path, name: str) -> Iterator[str]:
             for number, raw in enumerate(file, start=1):
                 yield _decode(raw, number, offset, name)
                 offset += len(raw)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise CorpusError(f"{name} cannot be read past byte {offset} ({error or type(error).__name__}).") from error
 
 

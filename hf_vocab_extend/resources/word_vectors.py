@@ -1,0 +1,227 @@
+"""Word vectors, however they were had: in memory, in a file, in a fastText model, of one language or of two."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import InvalidTableError, VocabExtendWarning
+
+SIDES = ("source", "target")
+_EXAMPLES = 3
+
+
+class Rows(Protocol):
+    """What vectors are read from: an array, a memory map, or a model that makes rows when asked for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and of columns."""
+        ...
+
+    def __getitem__(self, places: np.ndarray, /) -> np.ndarray:
+        """Return the rows at some places, shape `(n, dim)`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WordVectors:
+    """Vectors of the words of a language, or of several languages in one space.
+
+    Attributes:
+        words: Words, all different, length `n`.
+        vectors: Their vectors, shape `(n, dim)`; only rows that are asked for are read.
+        frequencies: How often each word occurs, up to a factor, float64, shape `(n,)`; None where it is not known.
+        name: What messages call it.
+        compose: Gives a vector to any string by its character n-grams, float32, `(n,)` strings to `(n, dim)`, zeros
+            for a string without any; None where the space cannot.
+    """
+
+    words: Sequence[str]
+    vectors: Rows
+    frequencies: np.ndarray | None = None
+    name: str = "(word vectors)"
+    compose: Callable[[Sequence[str]], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        """Number of words."""
+        return len(self.words)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return int(self.vectors.shape[1])
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.words)}
+
+    def places(self, words: Sequence[str]) -> np.ndarray:
+        """Return the place of each word, -1 for one without a vector, int64, shape `(len(words),)`."""
+        return np.fromiter((self._index.get(word, -1) for word in words), np.int64, len(words))
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Return the vectors at some places, float32, shape `(len(places), dim)`.
+
+        Raises:
+            InvalidTableError: If one of them holds NaN or infinite values.
+        """
+        rows = np.asarray(self.vectors[places], np.float32).reshape(len(places), self.dim)
+        finite = np.isfinite(rows).all(1)
+        if not finite.all():
+            raise _not_finite(self.name, [self.words[int(place)] for place in places[~finite]])
+        return rows
+
+
+def _not_finite(name: str, words: Sequence[str]) -> InvalidTableError:
+    """Return the error of vectors that are no numbers."""
+    shown = ", ".join(repr(word) for word in words[:_EXAMPLES])
+    return InvalidTableError(
+        f"The vectors of {len(words)} words of {name} hold NaN or infinite values, for example {shown}. "
+        "Remove or repair them."
+    )
+
+
+def make_word_vectors(
+    words: Sequence[str], vectors: np.ndarray, *, frequencies: np.ndarray | None = None, name: str = "(word vectors)"
+) -> WordVectors:
+    """Check words and a matrix, and make a space of them.
+
+    Args:
+        words: Words. Of a word that occurs twice the first vector is kept, with a warning.
+        vectors: Shape `(len(words), dim)`.
+        frequencies: Of the words, shape `(len(words),)`.
+        name: What messages call it.
+
+    Raises:
+        InvalidTableError: If shapes do not fit, there is no word, or a value is not finite.
+    """
+    if vectors.ndim != 2 or len(vectors) != len(words) or vectors.dtype.kind not in "fiu":
+        raise InvalidTableError(
+            f"The vectors of {name} have the shape {vectors.shape} and the type {vectors.dtype}; "
+            f"{len(words)} rows of numbers are needed, one for each word."
+        )
+    if vectors.size == 0:
+        raise InvalidTableError(f"{name} holds no word vector. Give at least one word with a vector.")
+    if frequencies is not None and (frequencies.shape != (len(words),) or not np.all(frequencies >= 0)):
+        raise InvalidTableError(
+            f"The frequencies of {name} have the shape {frequencies.shape} or a negative value; "
+            f"{len(words)} are needed, one for each word."
+        )
+    finite = np.isfinite(vectors).all(1)
+    if not finite.all():
+        raise _not_finite(name, [words[place] for place in np.flatnonzero(~finite).tolist()])
+    first: dict[str, int] = {}
+    for place, word in enumerate(words):
+        first.setdefault(word, place)
+    if len(first) < len(words):
+        keep = np.fromiter(first.values(), np.int64, len(first))
+        twice = [words[place] for place in np.setdiff1d(np.arange(len(words)), keep)[:_EXAMPLES].tolist()]
+        warnings.warn(
+            f"{len(words) - len(first)} words of {name} occur more than once, for example "
+            f"{', '.join(map(repr, twice))}; the first vector of each is kept.",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
+        words, vectors = list(first), vectors[keep]
+        frequencies = None if frequencies is None else frequencies[keep]
+    return WordVectors(words, vectors, None if frequencies is None else frequencies.astype(np.float64), name)
+
+
+def read_word_vectors(given: Any, *, name: str = "word_vectors", limit: int | None = None) -> WordVectors:
+    """Read one space of word vectors.
+
+    Args:
+        given: A mapping of word to vector; ``(words, matrix)``; a file: word2vec text or GloVe (``.vec``, ``.txt``,
+            plain or compressed), a fastText model (``.bin``), NumPy (``.npz`` with the arrays ``words`` and
+            ``vectors``, and ``frequencies`` if they are known); a loaded fastText model or gensim's ``KeyedVectors``.
+        name: What messages call it.
+        limit: Keep only the first so many words; files list the most frequent words first. A fastText model is kept
+            whole.
+
+    Raises:
+        InvalidTableError: If it cannot be read; for a text file it names the line.
+        MissingDependencyError: If a fastText model is given and fastText is not installed.
+    """
+    from . import word_vector_files as files
+
+    if isinstance(given, WordVectors):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return files.read_vector_file(Path(given), limit)
+    if isinstance(given, Mapping):
+        words, matrix = _of_mapping(given, name)
+        return make_word_vectors(words, matrix, name=name)
+    if _is_matrix_pair(given):
+        return make_word_vectors(list(given[0]), as_array(given[1]), name=name)
+    if hasattr(given, "get_word_vector") and hasattr(given, "get_words"):
+        return files.of_fasttext_model(given, name)
+    keyed = getattr(given, "wv", given)  # gensim's models hold their vectors there
+    if hasattr(keyed, "index_to_key") and hasattr(keyed, "vectors"):
+        counts = getattr(keyed, "expandos", {}).get("count")
+        counts = None if counts is None else np.asarray(counts, np.float64)
+        return make_word_vectors(list(keyed.index_to_key), as_array(keyed.vectors), frequencies=counts, name=name)
+    raise InvalidTableError(
+        f"{name} is a {type(given).__name__}. Give a mapping of word to vector, (words, matrix), a file of vectors, "
+        "or a loaded fastText or gensim model."
+    )
+
+
+def _of_mapping(given: Mapping[str, Any], name: str) -> tuple[list[str], np.ndarray]:
+    """Return the words of a mapping and the matrix of their vectors."""
+    words = list(given)
+    rows = [as_array(given[word]) for word in words]
+    lengths = {row.shape for row in rows}
+    if len(lengths) > 1:
+        shown = sorted(lengths)[:_EXAMPLES]
+        raise InvalidTableError(f"The vectors of {name} differ in shape: {shown}. Give them one dimension.")
+    return words, np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Return an array on the CPU."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().float().cpu().numpy()
+    return np.asarray(values)
+
+
+def _is_matrix_pair(given: Any) -> bool:
+    """Whether this is ``(words, matrix)``."""
+    return (
+        isinstance(given, tuple | list)
+        and len(given) == 2
+        and not isinstance(given[0], str | Mapping)
+        and isinstance(given[0], Sequence | np.ndarray)
+        and (isinstance(given[1], np.ndarray | torch.Tensor))
+    )
+
+
+def split_sides(given: Any) -> tuple[Any, Any] | None:
+    """Tell two spaces from one.
+
+    Args:
+        given: What the user passes as ``word_vectors``.
+
+    Returns:
+        What was given for the source and for the target, or None for one space of both languages.
+
+    Raises:
+        InvalidTableError: If a folder is given.
+    """
+    if isinstance(given, Mapping) and set(given) == set(SIDES):
+        return given["source"], given["target"]
+    if isinstance(given, tuple | list) and len(given) == 2 and not _is_matrix_pair(given):
+        return given[0], given[1]
+    if isinstance(given, str | os.PathLike) and Path(given).is_dir():
+        raise InvalidTableError(
+            f"'{given}' is a folder. Name the two files of vectors: word_vectors=(source_file, target_file)."
+        )
+    return None
