@@ -30,6 +30,10 @@ class CorpusError(VocabExtendError, ValueError):
     """Raised when a corpus is empty, unreadable or in another encoding than UTF-8."""
 
 
+class AlignmentError(VocabExtendError, ValueError):
+    """Raised when an alignment, a table of counts or an aligner's output does not fit its text."""
+
+
 class UnsupportedTokenizerError(VocabExtendError, TypeError):
     """Raised when a tokenizer has no ``tokenizer.json`` behind it or belongs to no known family."""
 

@@ -1,0 +1,1 @@
+"""Which pieces of two vocabularies translate each other, counted in parallel text."""
