@@ -212,7 +212,7 @@ class UnitCounts:
         source, target = (Units(*(arrays[f"{side}_{part}"] for part in parts)) for side in ("source", "target"))
         links = {key: arrays[key] for key in ("source_index", "target_index", "forward", "backward")}
         _check_links(source, target, list(links.values()), name)
-        return cls(source, target, **links, **plain)
+        return cls(source, target, **links, **plain)  # type: ignore[arg-type]
 
 
 def sum_links(
