@@ -322,7 +322,7 @@ def test_bad_pairs_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty.tsv").write_text("\n")
     cases: list[tuple[Any, str]] = [
         (tmp_path / "three.tsv", "line 1, has 3 columns, not 2"),
-        ((tmp_path / "one.txt", tmp_path / "two.txt"), "different numbers of lines"),
+        ((tmp_path / "one.txt", tmp_path / "two.txt"), "one.txt. has 1 lines and .two.txt. 2: line 2 of .two.txt. has no partner"),
         (tmp_path / "empty.tsv", "no pair with text"),
         (tmp_path / "missing.tsv", "There is no file"),
         ([("water",)], "Item 0 of the pairs"),

@@ -20,9 +20,9 @@ from .readers import READERS, REFUSED, Reader, format_suffix, pick_column, read_
 CHECKED_CHARS = 4_000_000
 """So much of a local corpus is read when it is opened, to find a wrong encoding or column before any work."""
 
-_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%-]+))?")
+HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%-]+))?")
 _LINE_ENDS = re.compile(r"[\r\n]+")
-_DATASET_BATCH = 1000
+DATASET_BATCH = 1000
 
 
 class Corpus:
@@ -144,10 +144,10 @@ def _open_string(value: str, column: str | None) -> tuple[Corpus, int]:
         return _open_stdin(text_column=column), CHECKED_CHARS
     if "\n" not in value and "\0" not in value and len(value) < 4096 and os.path.exists(value):
         return _open_path(Path(value), column), CHECKED_CHARS
-    match = _HUB_NAME.fullmatch(value)
+    match = HUB_NAME.fullmatch(value)
     names_a_format = len(value) < 256 and format_suffix(Path(value)) in {*READERS, *REFUSED}
     if match and not names_a_format:
-        return _open_hub(value, match, column), 1
+        return _open_dataset(load_hub_dataset(value, match), f"'{value}'", column), 1
     spaced = " " in value.strip() and not names_a_format and "/" not in value and os.sep not in value
     if "\n" in value or len(value) > 1000 or spaced:
         raise CorpusError(
@@ -240,14 +240,14 @@ def _open_object(value: Any, column: str | None) -> Corpus:
             f"The corpus is of type {type(value).__name__}. Pass a path, a datasets object, or an iterable of strings."
         )
     name = f"({type(value).__name__})"
-    if _is_dataset(value):
+    if is_dataset(value):
         return _open_dataset(value, name, column)
     if iter(value) is value:
         return _spool_texts(value, name, column)
     return Corpus(name, lambda: _texts(value, column))
 
 
-def _is_dataset(value: Any) -> bool:
+def is_dataset(value: Any) -> bool:
     """Whether this is a ``datasets`` object (its package is not imported for the question)."""
     return any(base.__module__.partition(".")[0] == "datasets" for base in type(value).__mro__) and hasattr(
         value, "iter"
@@ -262,22 +262,30 @@ def _open_dataset(dataset: Any, name: str, column: str | None) -> Corpus:
     chosen = pick_column(names, column, f"The dataset {name}")
 
     def read() -> Iterator[str]:
-        for batch in dataset.select_columns([chosen]).iter(batch_size=_DATASET_BATCH):
+        for batch in dataset.select_columns([chosen]).iter(batch_size=DATASET_BATCH):
             yield from _texts(batch[chosen], None)
 
     return Corpus(name, read)
 
 
-def _open_hub(value: str, match: re.Match[str], column: str | None) -> Corpus:
-    """Open a dataset on the Hub, streamed; code in its repository is never run."""
+def load_hub_dataset(value: str, match: re.Match[str]) -> Any:
+    """Return a dataset on the Hub, streamed; code in its repository is never run.
+
+    Args:
+        value: How the user named it.
+        match: What :data:`HUB_NAME` found in that.
+
+    Raises:
+        CorpusError: If there is none.
+        MissingDependencyError: If ``datasets`` is not installed.
+    """
     datasets = require("datasets", "data")
     split = match["split"] or "train"
     try:
-        dataset = datasets.load_dataset(match["name"], match["config"], split=split, streaming=True)
+        return datasets.load_dataset(match["name"], match["config"], split=split, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise CorpusError(
             f"'{value}' is no file or folder here, and no dataset of that name (split '{split}') could be loaded from "
             f"the Hub: {reason}"
         ) from error
-    return _open_dataset(dataset, f"'{value}'", column)
