@@ -11,8 +11,8 @@ import torch
 
 from ..._logging import get_logger, progress_bar
 from ...errors import InvalidOptionError
-from . import ibm1
-from .grid import Batch, Grid, build_grid
+from . import hmm, ibm1
+from .grid import Grid, build_grid
 from .lexicon import Lexicon
 from .links import AlignerOptions, Links, merge_links
 
@@ -24,7 +24,7 @@ __all__ = ["ALIGNERS", "AlignerOptions", "Links", "align"]
 logger = get_logger(__name__)
 
 _CELLS = {"cpu": 1 << 18, "cuda": 1 << 22}  # of a batch: what a cache holds, what keeps a GPU busy
-Step = Callable[[Batch, Lexicon, Lexicon], None]
+Tick = Callable[[], object]
 
 
 def align(bitext: Bitext, options: AlignerOptions) -> Links:
@@ -43,23 +43,60 @@ def align_ibm1(bitext: Bitext, options: AlignerOptions) -> Links:
 
     The counts are those of the last round.
     """
+    rounds = options.iterations or 7
 
-    def run(grid: Grid, tick: Callable[[], object]) -> Links:
-        device, dtype = _place(options)
-        forward, backward = (
-            Lexicon(grid, reverse=reverse, prior=0.0, device=device, dtype=dtype) for reverse in (False, True)
-        )
-        for iteration in range(options.iterations or 7):
-            if iteration:
-                for lexicon in (forward, backward):
-                    lexicon.estimate()
-                    lexicon.reset()
-            for batch in grid.batches(device):
-                ibm1.expect(batch, forward, backward)
+    def run(grid: Grid, tick: Tick) -> Links:
+        lexicons = _lexicons(grid, options)
+        for number in range(rounds):
+            _next_round(number, *lexicons)
+            for batch in grid.batches(lexicons[0].device):
+                ibm1.expect(batch, *lexicons)
                 tick()
-        return _links(grid, forward, backward)
+        return _links(grid, *lexicons)
 
-    return _each_shard(bitext, options, run, rounds=options.iterations or 7)
+    return _each_shard(bitext, options, run, rounds)
+
+
+def align_hmm(bitext: Bitext, options: AlignerOptions) -> Links:
+    """Align by hidden Markov models of both directions, trained to agree, after some rounds of IBM Model 1.
+
+    The counts of both directions are the same: the product of both posteriors (Liang, Taskar & Klein 2006).
+    """
+    rounds = options.iterations or 4
+
+    def run(grid: Grid, tick: Tick) -> Links:
+        lexicons = _lexicons(grid, options)
+        jumps = [hmm.Jumps(lexicon.device, lexicon.pairs.dtype) for lexicon in lexicons]
+        for number in range(options.model1_iterations + rounds):
+            _next_round(number, *lexicons)
+            for batch in grid.batches(lexicons[0].device):
+                if number < options.model1_iterations:
+                    ibm1.expect(batch, *lexicons)
+                else:
+                    hmm.expect(batch, lexicons, jumps, options.null_share)
+                tick()
+            for model in jumps if number >= options.model1_iterations else ():
+                model.estimate()
+                model.reset()
+        return _links(grid, *lexicons)
+
+    return _each_shard(bitext, options, run, options.model1_iterations + rounds)
+
+
+def _lexicons(grid: Grid, options: AlignerOptions) -> tuple[Lexicon, Lexicon]:
+    """Return uniform lexicons of both directions."""
+    device, dtype = _place(options)
+    return (
+        Lexicon(grid, reverse=False, prior=options.prior, device=device, dtype=dtype),
+        Lexicon(grid, reverse=True, prior=options.prior, device=device, dtype=dtype),
+    )
+
+
+def _next_round(number: int, *lexicons: Lexicon) -> None:
+    """Before every round but the first, take the probabilities from the counts and start counting anew."""
+    for lexicon in lexicons if number else ():
+        lexicon.estimate()
+        lexicon.reset()
 
 
 def _links(grid: Grid, forward: Lexicon, backward: Lexicon) -> Links:
@@ -74,9 +111,7 @@ def _place(options: AlignerOptions) -> tuple[torch.device, torch.dtype]:
     return torch.device(options.device or "cpu"), torch.float64 if options.double else torch.float32
 
 
-def _each_shard(
-    bitext: Bitext, options: AlignerOptions, run: Callable[[Grid, Callable[[], object]], Links], rounds: int
-) -> Links:
+def _each_shard(bitext: Bitext, options: AlignerOptions, run: Callable[[Grid, Tick], Links], rounds: int) -> Links:
     """Align a text shard by shard and add up."""
     device, _ = _place(options)
     shards = _shards(bitext, options)
@@ -121,4 +156,4 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {"ibm1": align_ibm1}
+ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {"hmm": align_hmm, "ibm1": align_ibm1}

@@ -1,4 +1,4 @@
-"""The possible links of a text, laid out for batched work: which unit pair stands in each cell of each sentence pair."""
+"""The possible links of a text, laid out for batched work: which unit pair stands in each cell of a sentence pair."""
 
 from __future__ import annotations
 

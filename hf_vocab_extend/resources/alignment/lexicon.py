@@ -1,4 +1,4 @@
-"""Translation probabilities of one direction: p(unit | unit of the other side), with a null word that explains the rest.
+"""Translation probabilities of one direction: p(unit | unit of the other side), and a null word for the rest.
 
 Re-estimated from expected counts either plainly (maximum likelihood) or by variational Bayes under a sparse Dirichlet
 prior, `p = exp(digamma(c + a)) / exp(digamma(sum(c + a)))` (Riley & Gildea 2012), which keeps rare words from
@@ -11,6 +11,10 @@ import numpy as np
 import torch
 
 from .grid import Grid
+
+# Less than this is no translation: arithmetic on denormal numbers would take ten times as long. The null word is never
+# less likely, so that nothing is impossible.
+FLOOR = 1e-12
 
 
 def add_at(total: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> None:
@@ -26,6 +30,7 @@ class Lexicon:
     """p(event | condition) of one direction.
 
     Attributes:
+        n_events: Number of units of the side that is explained.
         pairs: Probability of each unit pair of the grid, and 0 for padding, `(n_pairs + 1,)`.
         null: Probability of each event under the null word, and 1 for padding, `(n_events + 1,)`.
         pair_counts: Expected counts of the round in progress, float64, as `pairs`.
@@ -41,11 +46,16 @@ class Lexicon:
         self._conditions = torch.from_numpy(conditions).to(device)
         # how many different events each condition ever stands beside: the support of its prior
         self._support = torch.from_numpy(np.bincount(conditions, minlength=n_conditions)).to(device, torch.float64)
-        self._n_events = n_events
+        self.n_events = n_events
         self.pairs = torch.ones(len(conditions) + 1, dtype=dtype, device=device) / max(n_events, 1)
         self.null = torch.ones(n_events + 1, dtype=dtype, device=device) / max(n_events, 1)
         self._fix_padding()
         self.reset()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the probabilities lie."""
+        return self.pairs.device
 
     def _fix_padding(self) -> None:
         """Set what padding stands for: it is nobody's translation, and null explains it."""
@@ -63,9 +73,11 @@ class Lexicon:
         sums = torch.zeros_like(self._support)
         add_at(sums, self._conditions, counts)
         null = self.null_counts[:-1]
-        self.pairs[:-1] = self._normalised(counts, sums, self._support, self._conditions).to(self.pairs.dtype)
+        shares = self._normalised(counts, sums, self._support, self._conditions)
+        self.pairs[:-1] = shares.masked_fill_(shares < FLOOR, 0).to(self.pairs.dtype)
         # the null word is frequent: nothing is gained from a prior on it
-        self.null[:-1] = (null / null.sum().clamp(min=torch.finfo(torch.float64).tiny)).to(self.null.dtype)
+        shares = null / null.sum().clamp(min=torch.finfo(torch.float64).tiny)
+        self.null[:-1] = shares.clamp_(min=FLOOR).to(self.null.dtype)
         self._fix_padding()
 
     def _normalised(

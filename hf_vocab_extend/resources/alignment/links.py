@@ -16,6 +16,9 @@ class AlignerOptions:
     Attributes:
         aligner: A name of :data:`~hf_vocab_extend.resources.alignment.aligners.ALIGNERS`.
         iterations: Rounds of EM of the last model; None for the aligner's own default.
+        model1_iterations: Rounds of IBM Model 1 that ``hmm`` starts with.
+        null_share: How likely ``hmm`` takes a unit to have no translation, above 0 and below 1.
+        prior: Concentration of the Dirichlet prior on the translations of a unit; 0 for none.
         device: Where to compute, as torch names it; None for the CPU.
         threads: Threads of the computation on a CPU; None leaves torch's setting as it is.
         max_length: Longest side of a pair in units; longer pairs are left out (they are rarely translations unit by
@@ -26,8 +29,11 @@ class AlignerOptions:
         show_progress: Whether progress bars may be shown.
     """
 
-    aligner: str = "ibm1"
+    aligner: str = "hmm"
     iterations: int | None = None
+    model1_iterations: int = 5
+    null_share: float = 0.2
+    prior: float = 0.0
     device: str | None = None
     threads: int | None = None
     max_length: int = 400
@@ -40,6 +46,12 @@ class AlignerOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} is {value}. It must be at least 1.")
+        if self.model1_iterations < 0 or not 0 <= self.prior < 1e6:
+            raise InvalidOptionError(
+                f"model1_iterations is {self.model1_iterations} and prior is {self.prior}. Neither may be negative."
+            )
+        if not 0 < self.null_share < 1:
+            raise InvalidOptionError(f"null_share is {self.null_share}. It must lie above 0 and below 1.")
 
 
 @dataclass(frozen=True, eq=False)
