@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,13 @@ class UnitCounts:
         return cls(source, target, **links, **plain)  # type: ignore[arg-type]
 
 
+LinkArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Source unit, target unit, forward and backward count of links, as :func:`sum_links` returns them."""
+
+
 def sum_links(
     source_index: np.ndarray, target_index: np.ndarray, forward: np.ndarray, backward: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> LinkArrays:
     """Add up links of the same two units.
 
     Args:
@@ -235,6 +240,14 @@ def sum_links(
         np.bincount(inverse, weights=values, minlength=len(keys)).astype(np.float64) for values in (forward, backward)
     ]
     return (keys // width).astype(np.int32), (keys % width).astype(np.int32), sums[0], sums[1]
+
+
+def sum_parts(parts: Sequence[LinkArrays]) -> LinkArrays:
+    """Add up the links of several parts of a text; no part gives no links."""
+    if not parts:
+        return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), np.empty(0)
+    source, target, forward, backward = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return sum_links(source, target, forward, backward)
 
 
 def _joined(left: Units, right: Units) -> tuple[Units, np.ndarray]:
@@ -274,4 +287,4 @@ def _check_links(source: Units, target: Units, links: list[np.ndarray], name: st
         raise AlignmentError(f"The parts of {name} do not fit together. Count the text again.")
 
 
-__all__ = ["UnitCounts", "Units", "sum_links", "vocab_fingerprint"]
+__all__ = ["LinkArrays", "UnitCounts", "Units", "sum_links", "sum_parts", "vocab_fingerprint"]
