@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ExtensionReport": "report",
     "InitMethod": "methods.base",
+    "LanguageHeads": "modeling.language_heads",
     "TokenMapping": "mapping",
     "VocabExtension": "result",
     "build_plan": "plan",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .mapping import TokenMapping
     from .methods import list_methods, register_method
     from .methods.base import InitMethod
+    from .modeling.language_heads import LanguageHeads
     from .plan import build_plan
     from .report import ExtensionReport
     from .result import VocabExtension
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExtensionReport",
     "InitMethod",
+    "LanguageHeads",
     "TokenMapping",
     "VocabExtension",
     "__version__",

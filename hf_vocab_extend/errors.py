@@ -42,6 +42,10 @@ class TokenizerMismatchError(VocabExtendError, ValueError):
     """Raised when a model and a tokenizer, or two tokenizers, do not belong together."""
 
 
+class BaseModelMismatchError(VocabExtendError, ValueError):
+    """Raised when a language was made for another base model than the one that it is given to."""
+
+
 class UnsupportedModelError(VocabExtendError, TypeError):
     """Raised when a model holds a vocabulary-sized tensor that cannot be handled (quantised, sharded, unknown)."""
 

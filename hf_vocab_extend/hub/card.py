@@ -109,7 +109,7 @@ def render_card(
     block = _render_block(clean, data, name, load_name, auto, architecture)
     given = card_data | {"pipeline_tag": pipeline_tag, "library_name": library_name}
     explicit = {key for key, value in given.items() if value is not None} | set(_OUR_KEYS)
-    return _merge(existing, _front_matter(data), explicit, name, block)
+    return merge_card(existing, _front_matter(data), explicit, name, block)
 
 
 def card_of_folder(folder: Path, **options: Any) -> str:
@@ -348,8 +348,16 @@ def _front_matter(data: ModelCardData) -> dict[str, Any]:
     return {key: value for key, value in (first | front).items() if value not in (None, [], "")}
 
 
-def _merge(existing: str | None, front: dict[str, Any], explicit: set[str], name: str, block: str) -> str:
-    """Put front matter and block together with what an existing card holds besides them."""
+def merge_card(existing: str | None, front: dict[str, Any], explicit: set[str], name: str, block: str) -> str:
+    """Put front matter and block together with what an existing card holds besides them.
+
+    Args:
+        existing: The card that is there, None if there is none.
+        front: Front matter.
+        explicit: Keys of it that go before what the existing card says.
+        name: Title of a new card.
+        block: Text between our marks, with the marks.
+    """
     if existing is None:
         return _assemble(front, f"# {name}\n\n{block}\n")
     windows = "\r\n" in existing

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+Render = Callable[[str, str | None], str]
+"""Takes the name of a repository and its README.md, gives the README.md to write."""
+
 _IGNORED = {"__pycache__"}
 
 _ADVICE = {
@@ -105,10 +108,15 @@ def push_with_card(
     revision: str | None,
     create_pr: bool,
     commit_message: str | None,
+    render: Render | None = None,
 ) -> CommitInfo:
-    """Do what :func:`push_folder` does, with arguments of ``render_card`` that go before what the Hub's card says."""
+    """Do what :func:`push_folder` does, with arguments of ``render_card`` that go before what the Hub's card says.
+
+    With ``render``, the folder may hold anything, and its card is what that gives for the repository's full name and
+    the README.md that is there already.
+    """
     path = Path(folder)
-    if not (path / "config.json").is_file():
+    if render is None and not (path / "config.json").is_file():
         raise InvalidOptionError(f"'{path.name}' holds no config.json. Give a folder that save_pretrained wrote.")
     check_repo_id(repo_id)
     if (path / REPORT_FILE).is_file():
@@ -126,7 +134,10 @@ def push_with_card(
         ]
         if REPORT_FILE in names:
             operations += _deletions(api, full_name, revision, names)
-        text = _card(api, path, full_name, revision, card)
+        if render is not None:
+            text: str | None = render(full_name, remote_card(api, full_name, revision))
+        else:
+            text = _card(api, path, full_name, revision, card)
         if text is not None:
             operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=text.encode("utf-8")))
         # create_commit, not upload_folder: the latter may split a large folder into several commits.
@@ -175,14 +186,14 @@ def _card(api: HfApi, folder: Path, repo_id: str, revision: str | None, given: M
     existing = read_card(folder / "README.md")
     if not (folder / REPORT_FILE).is_file():
         return existing
-    remote = _remote_card(api, repo_id, revision)
+    remote = remote_card(api, repo_id, revision)
     if remote is not None and not (existing and has_own_prose(existing)):
         existing = fill_front_matter(remote, existing or "")
     options = {"load_name": repo_id, "model_name": repo_id.rpartition("/")[2]} | dict(given)
     return card_of_folder(folder, **(options | {"existing": existing}))
 
 
-def _remote_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+def remote_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     """Return the README.md on the Hub, or None if there is none."""
     with tempfile.TemporaryDirectory() as scratch:
         try:

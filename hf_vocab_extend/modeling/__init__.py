@@ -1,0 +1,1 @@
+"""Models with more than one vocabulary."""
