@@ -152,6 +152,8 @@ class TokenMapping:
             "weights": self.mixture.weights,
             "kinds": self.kinds.astype(np.uint8),
         }
+        if self.mixture.norm_matched is not None:
+            tensors["norm_matched"] = self.mixture.norm_matched
         for name, tokens in spelled.items():
             tensors[name] = np.frombuffer(json.dumps(tokens, ensure_ascii=False).encode("utf-8"), np.uint8)
         # One key only: safetensors writes several in an order that changes from run to run.
@@ -178,7 +180,8 @@ class TokenMapping:
                 f"'{Path(path).name}' has mapping format {metadata.get('format_version')}, this version reads "
                 f"{FORMAT_VERSION}. Install a newer hf_vocab_extend."
             )
-        mixture = Mixture(tensors["offsets"], tensors["columns"], tensors["weights"], metadata["n_source"])
+        parts = (tensors[name] for name in ("offsets", "columns", "weights"))
+        mixture = Mixture(*parts, metadata["n_source"], tensors.get("norm_matched"))
         tokens, sources = (json.loads(tensors[name].tobytes().decode("utf-8")) for name in ("tokens", "source_tokens"))
         return cls(tokens, sources, tensors["kinds"], mixture)
 
@@ -198,5 +201,11 @@ def assemble_mapping(plan: VocabPlan, kinds: np.ndarray, new_rows: Mixture) -> T
     rows = np.concatenate([copied, np.repeat(plan.new_ids, lengths)])
     columns = np.concatenate([plan.source_ids[copied], new_rows.columns.astype(np.int64)])
     weights = np.concatenate([np.ones(len(copied)), new_rows.weights.astype(np.float64)])
-    mixture = Mixture.from_entries(rows, columns, weights, n_rows=plan.n_target, n_source=new_rows.n_source)
+    matched = None
+    if new_rows.norm_matched is not None:
+        matched = np.zeros(plan.n_target, bool)
+        matched[plan.new_ids] = new_rows.norm_matched
+    mixture = Mixture.from_entries(
+        rows, columns, weights, n_rows=plan.n_target, n_source=new_rows.n_source, norm_matched=matched
+    )
     return TokenMapping(plan.target.tokens, plan.source.tokens, all_kinds, mixture)

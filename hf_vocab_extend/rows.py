@@ -135,6 +135,15 @@ def _join(parts: list[tuple[np.ndarray, Mixture]], n_rows: int, n_source: int) -
     rows = [np.repeat(indices, np.diff(mixture.offsets)) for indices, mixture in parts]
     columns = [mixture.columns for _, mixture in parts]
     weights = [mixture.weights for _, mixture in parts]
+    matched = np.zeros(n_rows, bool)
+    for indices, mixture in parts:
+        if mixture.norm_matched is not None:
+            matched[indices] = mixture.norm_matched
     return Mixture.from_entries(
-        np.concatenate(rows), np.concatenate(columns), np.concatenate(weights), n_rows=n_rows, n_source=n_source
+        np.concatenate(rows),
+        np.concatenate(columns),
+        np.concatenate(weights),
+        n_rows=n_rows,
+        n_source=n_source,
+        norm_matched=matched if matched.any() else None,
     )

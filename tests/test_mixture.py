@@ -111,3 +111,24 @@ def test_a_table_of_another_size_is_refused() -> None:
         mixture.rows(torch.zeros(31, 4))
     with pytest.raises(InvalidTableError):
         mixture.rows(torch.zeros(30))
+
+
+def test_norm_matched_rows_have_the_mean_length_of_their_sources():
+    table = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [0.0, 2.0]])
+    entries = [[(0, 0.25), (1, 0.75)], [(0, 0.25), (1, 0.75)], [(2, 1.0)], []]
+    plain = Mixture.from_lists(entries, n_source=3)
+    matched = Mixture(plain.offsets, plain.columns, plain.weights, 3, np.array([True, False, True, True]))
+    rows = matched.rows(table)
+    direction = 0.25 * table[0] + 0.75 * table[1]
+    wanted = direction / direction.norm() * (0.25 * 5 + 0.75 * 1)
+    assert torch.allclose(rows[0], wanted)
+    assert torch.equal(rows[1:], plain.rows(table)[1:])  # not asked for; a copy; nothing there
+    assert torch.equal(matched.rows(table[:, :1]), plain.rows(table[:, :1]))  # a bias has no length
+    assert matched.select(np.array([2, 0])).norm_matched.tolist() == [True, True]
+
+
+def test_norm_matched_of_another_length_is_refused():
+    with pytest.raises(InvalidTableError, match="norm_matched"):
+        Mixture.from_entries(
+            np.zeros(1, int), np.zeros(1, int), np.ones(1), n_rows=2, n_source=1, norm_matched=np.ones(3, bool)
+        )

@@ -22,12 +22,15 @@ class Mixture:
         columns: Source ids, int32, shape `(n_entries,)`, ascending within a row.
         weights: Weights, float32, shape `(n_entries,)`; a method's rows normally sum to 1.
         n_source: Number of source rows.
+        norm_matched: Which rows are scaled to the length that their sources have on (weighted) average, bool, shape
+            `(n_rows,)`; None for no row. A sum of vectors that point different ways is shorter than any of them.
     """
 
     offsets: np.ndarray
     columns: np.ndarray
     weights: np.ndarray
     n_source: int
+    norm_matched: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, order and range once, so that no reader has to."""
@@ -40,10 +43,21 @@ class Mixture:
             raise InvalidTableError(f"A column of a mixture lies outside the {self.n_source} source rows.")
         if not np.isfinite(self.weights).all():
             raise InvalidTableError("A weight of a mixture is NaN or infinite.")
+        if self.norm_matched is not None and self.norm_matched.shape != (self.n_rows,):
+            raise InvalidTableError(
+                f"norm_matched has shape {self.norm_matched.shape}, the mixture {self.n_rows} rows."
+            )
 
     @classmethod
     def from_entries(
-        cls, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, *, n_rows: int, n_source: int
+        cls,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        weights: np.ndarray,
+        *,
+        n_rows: int,
+        n_source: int,
+        norm_matched: np.ndarray | None = None,
     ) -> Mixture:
         """Build from triplets in any order; entries of one place are added up, zeros are dropped.
 
@@ -53,6 +67,7 @@ class Mixture:
             weights: Weight of each entry, shape `(n_entries,)`.
             n_rows: Number of rows.
             n_source: Number of source rows.
+            norm_matched: See the class, shape `(n_rows,)`.
         """
         places, inverse = np.unique(
             np.asarray(rows, np.int64) * n_source + np.asarray(columns, np.int64), return_inverse=True
@@ -61,7 +76,8 @@ class Mixture:
         places, summed = places[summed != 0], summed[summed != 0]
         offsets = np.zeros(n_rows + 1, np.int64)
         np.cumsum(np.bincount(places // n_source, minlength=n_rows), out=offsets[1:])
-        return cls(offsets, (places % n_source).astype(np.int32), summed.astype(np.float32), n_source)
+        columns = (places % n_source).astype(np.int32)
+        return cls(offsets, columns, summed.astype(np.float32), n_source, norm_matched)
 
     @classmethod
     def from_lists(cls, entries: Sequence[Sequence[tuple[int, float]]], *, n_source: int) -> Mixture:
@@ -98,10 +114,21 @@ class Mixture:
         Returns:
             Float32 rows on the table's device, shape `(n_rows, width)`; rows without entries are zero. Each row is
             summed on its own, in ascending order of source id, so it does not depend on block size or thread count.
+            A table of width 1 is a bias; its numbers have no length to match.
 
         Raises:
             InvalidTableError: If the table has another number of rows.
         """
+        sums = self._sums(table)
+        if self.norm_matched is None or table.shape[1] == 1:
+            return sums
+        lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+        wanted = self._sums(torch.linalg.vector_norm(table.detach(), dim=1, keepdim=True, dtype=torch.float32))
+        matched = torch.from_numpy(self.norm_matched).to(table.device)[:, None] & (lengths > 0) & (wanted > 0)
+        return sums.mul_(torch.where(matched, wanted / lengths.clamp(min=torch.finfo(torch.float32).tiny), 1.0))
+
+    def _sums(self, table: torch.Tensor) -> torch.Tensor:
+        """Return weighted sums of the rows of a table, float32, shape `(n_rows, width)`."""
         if table.ndim != 2 or table.shape[0] != self.n_source:
             raise InvalidTableError(
                 f"The mixture is over {self.n_source} source rows; got a table {tuple(table.shape)}."
@@ -141,4 +168,5 @@ class Mixture:
         np.cumsum(lengths, out=offsets[1:])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         entries = np.repeat(self.offsets[:-1][indices], lengths) + within
-        return Mixture(offsets, self.columns[entries], self.weights[entries], self.n_source)
+        matched = None if self.norm_matched is None else self.norm_matched[indices]
+        return Mixture(offsets, self.columns[entries], self.weights[entries], self.n_source, matched)
