@@ -160,13 +160,11 @@ def _weighted_sums(
 def _by_either(
     space: WordVectors, tokenizer: PreTrainedTokenizerBase, vocab: CanonicalVocab, options: PieceOptions
 ) -> np.ndarray:
-    """Compose by n-grams where the space has them; tokens without any take the mean of their words."""
-    if space.compose is None:
-        return _by_words(space, tokenizer, vocab, options)
-    vectors = _by_ngrams(space, tokenizer, vocab, options)
+    """Average the words that contain a token; tokens that none contains are composed where the space has n-grams."""
+    vectors = _by_words(space, tokenizer, vocab, options)
     missing = ~vectors.any(1)
-    if missing.any():
-        vectors[missing] = _by_words(space, tokenizer, vocab, options)[missing]
+    if space.compose is not None and missing.any():
+        vectors[missing] = _by_ngrams(space, tokenizer, vocab, options)[missing]
     return vectors
 
 

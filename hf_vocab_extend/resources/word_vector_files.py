@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 
 _LINES_PER_BLOCK = 2000
 _FASTTEXT_MAGIC = struct.pack("<i", 793712314)
+_FASTTEXT_HEADER = 4 + 4 + 12 * 4 + 8 + 3 * 4 + 2 * 8  # format, options, sizes of the dictionary
+_FASTTEXT_ENTRY = 2 + 8 + 1  # a letter and the end of a word, its count, its kind
 _END_OF_LINE = "</s>"  # fastText's own word
 _ZIPF_SHIFT = 2.7  # Mandelbrot's constant: frequency ~ 1 / (rank + 2.7)
 
@@ -59,7 +61,25 @@ def _read_fasttext(path: Path) -> WordVectors:
             f"'{path.name}' begins like a fastText model and cannot be loaded ({error or type(error).__name__}): "
             "it is cut short or damaged. Fetch it again."
         ) from error
-    return of_fasttext_model(model, f"'{path.name}'")
+    space = of_fasttext_model(model, f"'{path.name}'")
+    least = _least_size(model, len(space))
+    if least is None or path.stat().st_size < least:  # the library reads past the end without a word
+        raise InvalidTableError(
+            f"'{path.name}' has {path.stat().st_size} bytes; a fastText model of {len(space)} words and "
+            f"{space.dim} dimensions has at least {least or 'some'}. It is cut short: fetch it again."
+        )
+    return space
+
+
+def _least_size(model: Any, n_words: int) -> int | None:
+    """Return the least size of a model's file in bytes, 0 for a quantised one, None for one without words."""
+    if n_words == 0 or model.get_dimension() == 0:
+        return None
+    if model.is_quantized():
+        return 0
+    options = model.f.getArgs()
+    rows = 2 * n_words + (options.bucket if options.maxn else 0)  # of the input and the output matrix
+    return _FASTTEXT_HEADER + n_words * _FASTTEXT_ENTRY + rows * model.get_dimension() * 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +254,8 @@ def _one_by_one(block: list[bytes], text: _Text) -> tuple[list[tuple[bytes, byte
     for offset, line in enumerate(block, start=1):
         fields = line.rstrip().rsplit(b" ", text.dim)
         values = _numbers(b" ".join(fields[1:])) if len(fields) == text.dim + 1 else None
-        if values is None or values.size != text.dim:
+        _, spaced, last = fields[0].rpartition(b" ")  # ". . ." is a word of GloVe, "the 0.1" a number too many
+        if values is None or values.size != text.dim or (spaced and _numbers(last) is not None):
             raise InvalidTableError(
                 f"{text.name}, line {text.line + offset}, is {line[:40]!r}: it does not hold a word and {text.dim} "
                 "numbers, as the lines before do. The file is cut short or damaged: fetch it again."
