@@ -36,8 +36,8 @@ class Bitext:
         source_offsets: Where each pair begins in ``source_ids``, int64, shape `(n_pairs + 1,)`.
         target_ids: As ``source_ids``, for the target side.
         target_offsets: As ``source_offsets``, for the target side.
-        info: Figures of the reading: ``unit``, ``n_skipped_pairs`` (no unit on one side), and for each side
-            ``n_*_tokens`` and ``n_*_unknown``.
+        info: Figures of the reading: ``unit``, ``n_blank_pairs`` (a side has no text), ``n_skipped_pairs`` (a side
+            has text but no unit), and ``n_source_tokens``, ``n_source_unknown`` and the same of the target side.
     """
 
     source: Units
@@ -92,7 +92,7 @@ def read_bitext(
         UnsupportedTokenizerError: If a tokenizer has no ``tokenizer.json`` behind it or is of no known family.
     """
     if unit not in UNITS:
-        raise InvalidOptionError(f"There is no unit {unit!r}. Choose one of: {', '.join(map(repr, UNITS))}.")
+        raise InvalidOptionError(f"There is no unit {unit!r}. There are: {', '.join(UNITS)}.")
     opened = open_pairs(pairs)
     source, target = Side(source_tokenizer, unit), Side(target_tokenizer, unit)
     kept = read = 0
@@ -112,7 +112,7 @@ def read_bitext(
             f"{source.n_unknown} of {source.n_tokens} source tokens and {target.n_unknown} of {target.n_tokens} "
             "target tokens are unknown. Check the order of the languages and the tokenizers."
         )
-    info = {"unit": unit, "n_skipped_pairs": read - kept}
+    info = {"unit": unit, "n_blank_pairs": opened.n_blank, "n_skipped_pairs": read - kept}
     info |= {f"n_source_{name}": value for name, value in source.figures().items()}
     info |= {f"n_target_{name}": value for name, value in target.figures().items()}
     return Bitext(source.units(), target.units(), *source.ids(), *target.ids(), info)
