@@ -16,6 +16,7 @@ METHODS: dict[str, str | type[InitMethod]] = {
     "normal": ".normal:Normal",
     "subword": ".subword:Subword",
     "focus": ".focus:Focus",
+    "trans_tokenization": ".trans_tokenization:TransTokenization",
     "wechsel": ".wechsel:Wechsel",
 }
 """Name to class, or to a ``"module:Class"`` that is imported at first use."""
