@@ -12,6 +12,7 @@ import torch
 from ..._logging import get_logger, progress_bar
 from ...errors import InvalidOptionError
 from . import hmm, ibm1
+from .eflomal import align_eflomal
 from .grid import Grid, build_grid
 from .lexicon import Lexicon
 from .links import AlignerOptions, Links, merge_links
@@ -156,4 +157,8 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {"hmm": align_hmm, "ibm1": align_ibm1}
+ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {
+    "hmm": align_hmm,
+    "ibm1": align_ibm1,
+    "eflomal": align_eflomal,
+}
