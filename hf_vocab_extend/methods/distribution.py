@@ -93,6 +93,12 @@ class PieceCounts:
         """Return these counts times a positive number."""
         return PieceCounts(self.offsets, self.columns, self.counts * factor, self.n_source)
 
+    def weighted(self, factors: np.ndarray) -> PieceCounts:
+        """Return these counts times a positive factor of each source id, shape `(n_source,)`; sums stay as they are."""
+        changed = PieceCounts(self.offsets, self.columns, self.counts * factors[self.columns], self.n_source)
+        counts = changed.counts * (self.mass[self.rows] / changed.mass[self.rows])
+        return PieceCounts(self.offsets, self.columns, counts, self.n_source)
+
     def shares(self) -> PieceCounts:
         """Return p(source | target): each target id's counts divided by their sum."""
         return PieceCounts(self.offsets, self.columns, self.counts / self.mass[self.rows], self.n_source)

@@ -6,6 +6,7 @@ each target token's counts are divided by their sum. Tokens that no pair covers 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ class TransTokenizationConfig(MethodConfig):
             sum of both directions.
         min_share: Pairs with a smaller share of the target word's counts are dropped.
         min_weight: Weights of a token under it are dropped in the end, but never the largest one.
+        source_discount: Counts are divided by the frequency of the source token in the text, raised to this; the sum of a
+            token's counts stays. Above 0, what a frequent source token takes from every side (articles,
+            prepositions, commas) counts for less. 0 is the paper's.
+        match_norms: Whether rows get the length that their sources have on average, instead of the shorter one of a
+            sum of different directions, which is the paper's.
         power: Weights are raised to it and scaled back to sum 1; above 1 sharpens.
         shared: What happens in mode ``replace`` to tokens that both vocabularies spell alike, since a word of the new
             language can spell like an unrelated one. ``blend``: those with letters are translated, and their own
@@ -85,6 +91,8 @@ class TransTokenizationConfig(MethodConfig):
     min_count: float = 0.0
     min_share: float = 0.02
     min_weight: float = 0.0
+    source_discount: float = 0.25
+    match_norms: bool = True
     power: float = 1.0
     shared: str = "blend"
     shared_prior: float = 10.0
@@ -111,6 +119,9 @@ class TransTokenizationConfig(MethodConfig):
         for name in ("min_share", "min_weight"):
             value = getattr(self, name)
             check_option(0 <= value < 1, f"{name} is {value}. It must lie in 0 .. 1, below 1.")
+        check_option(
+            0 <= self.source_discount <= 1, f"source_discount is {self.source_discount}. It must lie in 0 .. 1."
+        )
         for name in ("power", "start_boost", "dictionary_weight"):
             value = getattr(self, name)
             check_option(0 < value < 1e6, f"{name} is {value}. It must be positive.")
@@ -140,6 +151,8 @@ class TransTokenizationConfig(MethodConfig):
             distribution="package",
             min_count=10.0,
             min_share=0.0,
+            source_discount=0.0,
+            match_norms=False,
             shared="candidate",
             smoothing=1.0,
             literal=False,
@@ -219,7 +232,8 @@ class TransTokenization(InitMethod):
         mixture = Mixture.from_entries(
             shares.rows, shares.columns, shares.counts, n_rows=context.plan.n_target, n_source=context.n_source
         )
-        return self._with_own_tokens(context, mixture.select(context.plan.new_ids), mass[context.plan.new_ids])
+        mixture = self._with_own_tokens(context, mixture.select(context.plan.new_ids), mass[context.plan.new_ids])
+        return dataclasses.replace(mixture, norm_matched=mixture.covered) if self.config.match_norms else mixture
 
     def _with_spelling(self, context: FitContext, counts: PieceCounts, alike: np.ndarray) -> PieceCounts:
         """Add the counts that come from spelling: of tokens that are spelled alike, and of numbers."""

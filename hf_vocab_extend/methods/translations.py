@@ -82,7 +82,12 @@ def read_translations(context: FitContext, config: TransTokenizationConfig) -> T
     n_target = context.plan.n_target
     frequency = sum((_token_frequency(counts.target, n_target) for counts in units), np.zeros(n_target))
     pieces = _mean_length([counts.source for counts in units]), _mean_length([counts.target for counts in units])
-    return Translations(_add_counts(entries, [1.0] * len(entries)), frequency, pieces)
+    total = _add_counts(entries, [1.0] * len(entries))
+    if config.source_discount > 0:
+        n_source = context.plan.n_source
+        spread = sum((_token_frequency(counts.source, n_source) for counts in units), np.zeros(n_source))
+        total = total.weighted(np.maximum(spread, 1.0) ** -config.source_discount)
+    return Translations(total, frequency, pieces)
 
 
 def _read_texts(context: FitContext, config: TransTokenizationConfig) -> dict[str, UnitCounts]:
