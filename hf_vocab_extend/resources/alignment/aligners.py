@@ -63,7 +63,7 @@ def align_hmm(bitext: Bitext, options: AlignerOptions) -> Links:
 
     The counts of both directions are the same: the product of both posteriors (Liang, Taskar & Klein 2006).
     """
-    rounds = options.iterations or 4
+    rounds = options.iterations or 8
 
     def run(grid: Grid, tick: Tick) -> Links:
         lexicons = _lexicons(grid, options)

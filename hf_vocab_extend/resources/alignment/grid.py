@@ -133,21 +133,44 @@ def _number_pairs(
     sizes = [source.size * target.shape[1] for source, target in zip(sources, targets, strict=True)]
     cells = np.zeros(sum(sizes), np.int32)
     filler = n_source * n_target
-    chunks, found, pending, start, filled = [], [], [], 0, 0
+    chunks: list[tuple[int, int, np.ndarray]] = []
+    pending: list[np.ndarray] = []
+    start = filled = 0
     for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
         keys = source.astype(np.int64)[:, :, None] * n_target + target[:, None, :]
         keys[(source == n_source)[:, :, None] | (target == n_target)[:, None, :]] = filler
         pending.append(keys.ravel())
         filled += keys.size
         if filled - start >= _CHUNK or index == len(sources) - 1:
-            unique, places = np.unique(np.concatenate(pending), return_inverse=True)
-            cells[start:filled] = places
-            chunks.append((start, filled))
-            found.append(unique)
+            found, cells[start:filled] = _distinct(np.concatenate(pending), filler)
+            chunks.append((start, filled, found))
             start, pending = filled, []
-    keys = np.unique(np.concatenate(found or [np.zeros(0, np.int64)]))
-    keys = keys[keys != filler]
-    for (first, last), unique in zip(chunks, found, strict=True):
+    keys = np.sort(np.concatenate([found for _, _, found in chunks] or [np.zeros(0, np.int64)]))
+    keys = keys[_firsts(keys) & (keys < filler)]
+    for first, last, found in chunks:
         # the filler lies beyond all keys and so gets their number
-        cells[first:last] = np.searchsorted(keys, unique).astype(np.int32)[cells[first:last]]
+        cells[first:last] = np.searchsorted(keys, found).astype(np.int32)[cells[first:last]]
     return keys, cells
+
+
+def _distinct(keys: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different keys in ascending order, and the place of each key among them.
+
+    A key and its position share one number where they fit, which sorts several times faster than `np.unique` does.
+    """
+    bits = len(keys).bit_length()
+    if largest.bit_length() + bits > 63:
+        return np.unique(keys, return_inverse=True)
+    packed = np.sort((keys << bits) | np.arange(len(keys)))
+    ordered = packed >> bits
+    new = _firsts(ordered)
+    places = np.empty(len(keys), np.int32)
+    places[packed & ((1 << bits) - 1)] = np.cumsum(new, dtype=np.int32) - 1
+    return ordered[new], places
+
+
+def _firsts(ordered: np.ndarray) -> np.ndarray:
+    """Return where a sorted array shows a value for the first time, bool."""
+    new = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return new

@@ -52,7 +52,8 @@ class Jumps:
 
     def estimate(self) -> None:
         """Take the weights from the counts: one step of a minorisation that never lowers the likelihood."""
-        weights = (self._made + 1e-3) / (self._offered + 1e-3)
+        # a distance that hardly ever was possible stays near the mean
+        weights = (self._made + 1e-3 / len(self.weights)) / (self._offered + 1e-3)
         self.weights = weights / weights.sum()
 
     def _distances(self, n: int) -> torch.Tensor:

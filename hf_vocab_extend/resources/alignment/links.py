@@ -32,7 +32,7 @@ class AlignerOptions:
     aligner: str = "hmm"
     iterations: int | None = None
     model1_iterations: int = 5
-    null_share: float = 0.2
+    null_share: float = 0.05
     prior: float = 0.0
     device: str | None = None
     threads: int | None = None
