@@ -94,7 +94,7 @@ class PieceCounts:
         return PieceCounts(self.offsets, self.columns, self.counts * factor, self.n_source)
 
     def weighted(self, factors: np.ndarray) -> PieceCounts:
-        """Return these counts times a positive factor of each source id, shape `(n_source,)`; sums stay as they are."""
+        """Return these counts times a factor of each source id, shape `(n_source,)`; sums stay as they are."""
         changed = PieceCounts(self.offsets, self.columns, self.counts * factors[self.columns], self.n_source)
         counts = changed.counts * (self.mass[self.rows] / changed.mass[self.rows])
         return PieceCounts(self.offsets, self.columns, counts, self.n_source)

@@ -52,8 +52,8 @@ class TransTokenizationConfig(MethodConfig):
             sum of both directions.
         min_share: Pairs with a smaller share of the target word's counts are dropped.
         min_weight: Weights of a token under it are dropped in the end, but never the largest one.
-        source_discount: Counts are divided by the frequency of the source token in the text, raised to this; the sum of a
-            token's counts stays. Above 0, what a frequent source token takes from every side (articles,
+        source_discount: Counts are divided by the frequency of the source token in the text, raised to this; the sum
+            of a token's counts stays. Above 0, what a frequent source token takes from every side (articles,
             prepositions, commas) counts for less. 0 is the paper's.
         match_norms: Whether rows get the length that their sources have on average, instead of the shorter one of a
             sum of different directions, which is the paper's.
