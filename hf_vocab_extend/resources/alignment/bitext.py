@@ -151,8 +151,9 @@ class Side:
         if self.finder.unknown is not None:
             self.n_unknown += int(np.count_nonzero(tokens == self.finder.unknown))
         self.n_tokens += len(tokens)
-        starts = self.finder.starts(tokens, offsets) if self._by_word else np.ones(len(tokens), bool)
-        return group(tokens, row_of(offsets), np.cumsum(starts) - 1, ~self.finder.dropped[tokens], len(texts))
+        starts, kept = self.finder.find(tokens, offsets)
+        units = np.cumsum(starts) - 1 if self._by_word else np.arange(len(tokens))
+        return group(tokens, row_of(offsets), units, kept, len(texts))
 
     def keep(self, cut: Cut, rows: np.ndarray) -> None:
         """Collect some of the texts."""

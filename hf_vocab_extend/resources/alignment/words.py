@@ -100,21 +100,23 @@ class WordFinder:
         """Number of ids."""
         return len(self.dropped)
 
-    def starts(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Return which tokens begin a word.
+    def find(self, ids: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which tokens begin a word, and which are part of one.
 
         Args:
             ids: Token ids of texts laid end to end, shape `(n,)`.
             offsets: Where each text begins, shape `(n_texts + 1,)`.
 
         Returns:
-            Bool, shape `(n,)`; True for the first token of each text.
+            Two of bool, shape `(n,)`: whether a token begins a word (the first one of a text does), and whether it
+            belongs to a unit at all: not dropped, and no part of a blank character.
         """
         first, last = self._first[ids], self._last[ids]
-        whole = np.ones(len(ids), bool)
+        whole, kept = np.ones(len(ids), bool), ~self.dropped[ids]
         partial = np.flatnonzero(self._partial[ids])
         if len(partial):
             first[partial], last[partial], whole[partial] = self._complete(ids[partial])
+            kept[partial] &= (first[partial] != Meeting.BLANK) | (last[partial] != Meeting.BLANK)
         joins = np.zeros(len(ids), bool)
         left, right = last[:-1], first[1:]
         letters = (right == Meeting.WORD) & (left <= Meeting.MARK)
@@ -122,7 +124,7 @@ class WordFinder:
         cut = self._cut_before[ids[1:]] | self._cut_after[ids[:-1]]
         joins[1:] = (letters | marks | ~whole[1:]) & ~cut
         joins[offsets[:-1][np.diff(offsets) > 0]] = False
-        return ~joins
+        return ~joins, kept
 
     def _complete(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read tokens that hold parts of characters, with their neighbours' bytes.
