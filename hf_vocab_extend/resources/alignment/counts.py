@@ -160,7 +160,8 @@ class UnitCounts:
                 f"The counts cannot be written to '{path}' ({error}). Choose another place."
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            if part.exists():
+                part.unlink()
         return path
 
     def arrays(self) -> dict[str, np.ndarray]:
