@@ -374,6 +374,13 @@ def test_an_unknown_aligner_is_named_with_those_there_are():
         align(make_bitext([([0], [0])], 1, 1), AlignerOptions(aligner="giza"))
 
 
+@pytest.mark.parametrize("device", ["nowhere", "cuda:77"])
+@pytest.mark.parametrize("aligner", BUILT_IN)
+def test_a_device_that_is_not_there_is_refused(aligner, device):
+    with pytest.raises(InvalidOptionError, match=f"computed on '{device}'"):
+        align(make_bitext([([0], [0])], 1, 1), AlignerOptions(aligner=aligner, device=device))
+
+
 @pytest.mark.parametrize("largest_bits", [20, 62])
 def test_distinct_keys(largest_bits):
     rng = np.random.default_rng(0)

@@ -70,6 +70,8 @@ def align_hmm(bitext: Bitext, options: AlignerOptions) -> Links:
         jumps = [hmm.Jumps(lexicon.device, lexicon.pairs.dtype) for lexicon in lexicons]
         for number in range(options.model1_iterations + rounds):
             _next_round(number, *lexicons)
+            if number >= options.model1_iterations:  # both directions count the links that they agree on
+                lexicons[1].pair_counts = lexicons[0].pair_counts
             for batch in grid.batches(lexicons[0].device):
                 if number < options.model1_iterations:
                     ibm1.expect(batch, *lexicons)
@@ -108,8 +110,17 @@ def _links(grid: Grid, forward: Lexicon, backward: Lexicon) -> Links:
 
 
 def _place(options: AlignerOptions) -> tuple[torch.device, torch.dtype]:
-    """Return where and in which precision to compute."""
-    return torch.device(options.device or "cpu"), torch.float64 if options.double else torch.float32
+    """Return where and in which precision to compute.
+
+    Raises:
+        InvalidOptionError: If there is no such device.
+    """
+    try:
+        device = torch.device(options.device or "cpu")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidOptionError(f"Nothing can be computed on {options.device!r} ({error}). Try 'cpu'.") from error
+    return device, torch.float64 if options.double else torch.float32
 
 
 def _each_shard(bitext: Bitext, options: AlignerOptions, run: Callable[[Grid, Tick], Links], rounds: int) -> Links:

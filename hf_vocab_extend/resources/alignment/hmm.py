@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import pad
 
 from .grid import Batch
-from .lexicon import Lexicon, add_at
+from .lexicon import Lexicon, add_at, gather
 
 REACH = 16  # jumps further than this share one weight
 
@@ -82,6 +82,8 @@ class Chain:
 def expect(batch: Batch, lexicons: tuple[Lexicon, Lexicon], jumps: list[Jumps], null_share: float) -> None:
     """Add the expected counts of some sentence pairs: of links, the product of both directions' posteriors.
 
+    As both directions get the same counts of links, only the first lexicon is given them.
+
     Args:
         batch: The sentence pairs.
         lexicons: p(target | source) and p(source | target).
@@ -91,8 +93,8 @@ def expect(batch: Batch, lexicons: tuple[Lexicon, Lexicon], jumps: list[Jumps], 
     forward, backward = lexicons
     links, null = posteriors(
         Chain(
-            forward.pairs[batch.pairs.permute(2, 0, 1).contiguous()],
-            forward.null[batch.target.T.contiguous()],
+            gather(forward.pairs, batch.pairs.permute(2, 0, 1)),
+            gather(forward.null, batch.target.T),
             batch.source < backward.n_events,
             null_share,
         ),
@@ -101,8 +103,8 @@ def expect(batch: Batch, lexicons: tuple[Lexicon, Lexicon], jumps: list[Jumps], 
     add_at(forward.null_counts, batch.target.T, null)
     links_back, null = posteriors(
         Chain(
-            backward.pairs[batch.pairs.permute(1, 0, 2).contiguous()],
-            backward.null[batch.source.T.contiguous()],
+            gather(backward.pairs, batch.pairs.permute(1, 0, 2)),
+            gather(backward.null, batch.source.T),
             batch.target < forward.n_events,
             null_share,
         ),
@@ -111,7 +113,6 @@ def expect(batch: Batch, lexicons: tuple[Lexicon, Lexicon], jumps: list[Jumps], 
     add_at(backward.null_counts, batch.source.T, null)
     agreed = links.permute(1, 2, 0) * links_back.permute(1, 0, 2)
     add_at(forward.pair_counts, batch.pairs, agreed)
-    add_at(backward.pair_counts, batch.pairs, agreed)
 
 
 def posteriors(chain: Chain, jumps: Jumps) -> tuple[torch.Tensor, torch.Tensor]:

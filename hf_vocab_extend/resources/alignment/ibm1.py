@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .grid import Batch
-from .lexicon import Lexicon, add_at
+from .lexicon import Lexicon, add_at, gather
 
 
 def posteriors(batch: Batch, lexicon: Lexicon, *, reverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,8 +19,8 @@ def posteriors(batch: Batch, lexicon: Lexicon, *, reverse: bool) -> tuple[torch.
     Returns:
         Shape `(n, source length, target length)` and `(n, length of the explained side)`.
     """
-    null = lexicon.null[batch.source if reverse else batch.target]
-    cells = lexicon.pairs[batch.pairs]
+    null = gather(lexicon.null, batch.source if reverse else batch.target)
+    cells = gather(lexicon.pairs, batch.pairs)
     total = cells.sum(2 if reverse else 1) + null
     cells /= total[:, :, None] if reverse else total[:, None, :]
     return cells, null / total

@@ -26,6 +26,11 @@ def add_at(total: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> N
         total.index_put_((places.long(),), values, accumulate=True)
 
 
+def gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the values at some places of a vector, in the shape of the places."""
+    return values.index_select(0, places.reshape(-1)).view(places.shape)
+
+
 class Lexicon:
     """p(event | condition) of one direction.
 
