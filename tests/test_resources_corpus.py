@@ -322,7 +322,10 @@ def test_bad_pairs_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty.tsv").write_text("\n")
     cases: list[tuple[Any, str]] = [
         (tmp_path / "three.tsv", "line 1, has 3 columns, not 2"),
-        ((tmp_path / "one.txt", tmp_path / "two.txt"), "one.txt. has 1 lines and .two.txt. 2: line 2 of .two.txt. has no partner"),
+        (
+            (tmp_path / "one.txt", tmp_path / "two.txt"),
+            "one.txt. has 1 lines and .two.txt. 2: line 2 of .two.txt. has no partner",
+        ),
         (tmp_path / "empty.tsv", "no pair with text"),
         (tmp_path / "missing.tsv", "There is no file"),
         ([("water",)], "Item 0 of the pairs"),
@@ -332,6 +335,66 @@ def test_bad_pairs_are_one_clear_error(tmp_path: Path) -> None:
     for value, message in cases:
         with pytest.raises(CorpusError, match=message):
             list(open_pairs(value))
+
+
+def test_every_pair_can_be_read_and_blank_ones_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("water\tmaji\n\nfire\tmoto\nblank\t \n")
+    pairs = open_pairs(tmp_path / "p.tsv")
+    assert pairs.n_blank is None
+    assert list(pairs.all()) == [("water", "maji"), ("", ""), ("fire", "moto"), ("blank", "")]
+    assert list(pairs) == PAIRS
+    assert pairs.n_blank == 2
+
+
+def test_pairs_from_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    flat = {"en": ["water", "fire", None], "sw": ["maji", "moto", "x"]}
+    nested = {"id": [0, 1], "translation": [{"en": left, "sw": right} for left, right in PAIRS]}
+    extra = {**flat, "score": [1, 2, 3]}
+    plain = datasets.Dataset.from_dict(flat)
+    given = [
+        open_pairs(plain),
+        open_pairs(plain.to_iterable_dataset()),
+        open_pairs(datasets.Dataset.from_dict(extra), columns=("en", "sw")),
+        open_pairs(datasets.Dataset.from_dict(nested)),
+        open_pairs(datasets.Dataset.from_dict(nested).to_iterable_dataset(), columns=("en", "sw")),
+    ]
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, config, split, streaming: given_by_name[name, config, split]
+    )
+    given_by_name = {("me/pairs", "en-sw", "dev"): plain.to_iterable_dataset()}
+    given.append(open_pairs("me/pairs:en-sw@dev"))
+    for pairs in given:
+        assert list(pairs) == PAIRS == list(pairs)
+    assert list(open_pairs(plain, columns=("sw", "en"))) == [(right, left) for left, right in PAIRS]
+    assert len({pairs.fingerprint() for pairs in given}) == 1
+    for value, columns, message in [
+        (datasets.Dataset.from_dict(extra), None, "columns 'en', 'sw', 'score'. Name the source"),
+        (plain, ("en", "fi"), "columns 'en', 'sw', not 'en', 'fi'"),
+        (datasets.Dataset.from_dict(nested), ("en", "fi"), "languages in its column 'translation' 'en', 'sw', not"),
+        (datasets.DatasetDict(train=plain), None, "keys 'train'"),
+        (datasets.Dataset.from_dict({"en": [], "sw": []}), None, "no row"),
+        (datasets.Dataset.from_dict({"en": [1], "sw": [2]}), None, "Item 0 of the pairs"),
+    ]:
+        with pytest.raises(CorpusError, match=message):
+            list(open_pairs(value, columns=columns))
+
+
+@pytest.mark.parametrize("lines", [(3, 5), (5, 3), (0, 2)])
+def test_files_of_unequal_length_say_where(lines: tuple[int, int], tmp_path: Path) -> None:
+    paths = tmp_path / "corpus.en", tmp_path / "corpus.sw"  # the names of the Moses tools
+    for path, count in zip(paths, lines, strict=True):
+        path.write_text("text\n" * count)
+    longer = paths[lines[1] > lines[0]].name
+    message = rf"'corpus.en' has {lines[0]} lines and 'corpus.sw' {lines[1]}: line {min(lines) + 1} of '{longer}'"
+    with pytest.raises(CorpusError, match=message):
+        list(open_pairs(paths))
+
+
+def test_two_strings_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "en").write_text("water\n")
+    with pytest.raises(CorpusError, match="There is no file 'maji'"):
+        open_pairs([str(tmp_path / "en"), "maji"])
 
 
 def test_a_corpus_shows_its_name(tmp_path: Path) -> None:
