@@ -17,11 +17,13 @@ import numpy as np
 from .._logging import get_logger
 from ..errors import InvalidTableError, MissingResourceError, VocabExtendWarning
 from ..plan import MatchKind, VocabPlan
+from ..resources.alignment import align_pairs
 from ..resources.corpus import Corpus
 from ..resources.fasttext import FastTextOptions
 from ..resources.parallel import open_pairs
 from ..resources.piece_vectors import PIECES, WEIGHTINGS, PieceOptions, piece_texts, piece_vectors
 from ..resources.procrustes import find_correspondences, procrustes
+from ..resources.word_pairs import translation_pairs
 from ..resources.word_training import train_word_vectors
 from ..resources.word_vectors import SIDES, WordVectors, read_word_vectors, split_sides
 from ..vocab.canonical import TokenKind
@@ -45,9 +47,9 @@ class WechselConfig(MethodConfig):
     Attributes:
         k: Number of nearest source tokens.
         temperature: Cosines are divided by it before the softmax.
-        align: What brings two spaces into one: ``auto``: the dictionary if one was given, else the words that are
-            spelled alike in both; ``dictionary``; ``identical``: those words; ``none``: the two are in one space
-            already.
+        align: What brings two spaces into one: ``dictionary``: its pairs; ``parallel``: words of the parallel text
+            that are each other's most frequent translation; ``identical``: words that both spaces spell alike;
+            ``auto``: the first of these that was given; ``none``: the two are in one space already.
         pieces: How a token gets its vector: ``ngrams``: from the character n-grams of its text (fastText);
             ``words``: the mean of the words that contain it; ``auto``: the first where the space has n-grams, the
             second for tokens that are left.
@@ -114,28 +116,40 @@ class WechselConfig(MethodConfig):
         return PieceOptions(self.pieces, self.weighting, self.max_words)
 
 
-def _identical_words(resources: Resources, source: WordVectors, target: WordVectors) -> Iterable[tuple[str, str]]:
+WordPairs = Iterable[tuple[str, str]]
+
+
+def _identical_words(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
     """Return the words that both spaces spell alike: numbers, names, loans."""
     places = target.places(source.words)
     return ((source.words[place], source.words[place]) for place in np.flatnonzero(places >= 0).tolist())
 
 
-def _given_pairs(resources: Resources, source: WordVectors, target: WordVectors) -> Iterable[tuple[str, str]]:
+def _given_pairs(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
     """Return the pairs of the dictionary."""
-    return open_pairs(resources.dictionary)
+    return open_pairs(context.resources.dictionary)
 
 
-def _best_pairs(resources: Resources, source: WordVectors, target: WordVectors) -> Iterable[tuple[str, str]]:
-    """Return the pairs of the dictionary if there is one, else words that are spelled alike."""
-    found = _identical_words if resources.dictionary is None else _given_pairs
-    return found(resources, source, target)
+def _aligned_words(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+    """Return the words of the parallel text that are each other's most frequent translation."""
+    counts = align_pairs(context.resources.parallel, context.source_tokenizer, context.target_tokenizer, unit="word")
+    return translation_pairs(counts, context.plan.source, context.plan.target)
 
 
-ALIGNMENTS: dict[str, Callable[[Resources, WordVectors, WordVectors], Iterable[tuple[str, str]]] | None] = {
+def _best_pairs(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+    """Return the pairs of the first of dictionary, parallel text and equal spellings that there is."""
+    given = context.resources.given()
+    found = next((find for name, find in _BY_RESOURCE.items() if name in given), _identical_words)
+    return found(context, source, target)
+
+
+PairFinder = Callable[[FitContext, WordVectors, WordVectors], WordPairs]
+_BY_RESOURCE: dict[str, PairFinder] = {"dictionary": _given_pairs, "parallel": _aligned_words}
+ALIGNMENTS: dict[str, PairFinder | None] = {
     "auto": _best_pairs,
-    "dictionary": _given_pairs,
     "identical": _identical_words,
     "none": None,
+    **_BY_RESOURCE,
 }
 """Pairs of words that two spaces are aligned by, by the name of the option."""
 
@@ -203,8 +217,10 @@ class Wechsel(InitMethod):
                     f"There are no {side} word vectors and no {side} text to train them on. Give both spaces as "
                     f"word_vectors=(source, target), or bring {texts}."
                 )
-        if self.config.align == "dictionary" and resources.dictionary is None:
-            raise MissingResourceError("align is 'dictionary', and there is none. Bring dictionary=.")
+        if self.config.align in _BY_RESOURCE and self.config.align not in resources.given():
+            raise MissingResourceError(
+                f"align is '{self.config.align}', and there is none. Bring {self.config.align}=."
+            )
 
     def reestimates(self, plan: VocabPlan) -> np.ndarray:
         """Return the ids of tokens with letters that would be copied by their spelling, if they shall be estimated."""
@@ -228,7 +244,7 @@ class Wechsel(InitMethod):
         left = piece_vectors(source, context.source_tokenizer, plan.source, options)
         right = piece_vectors(target, context.target_tokenizer, plan.target, options)[plan.new_ids]
         if source is not target:
-            left = self._align(context.resources, source, target, left)
+            left = self._align(context, source, target, left)
         usable = left.any(1) & np.isin(plan.source.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
         pool = np.flatnonzero(usable & context.trained[: plan.n_source])
         if len(pool) == 0:
@@ -247,9 +263,7 @@ class Wechsel(InitMethod):
         rows = np.repeat(np.arange(len(right)), np.diff(weights.offsets))
         return Mixture.from_entries(rows, pool[weights.columns], weights.weights, n_rows=len(right), n_source=n_source)
 
-    def _align(
-        self, resources: Resources, source: WordVectors, target: WordVectors, vectors: np.ndarray
-    ) -> np.ndarray:
+    def _align(self, context: FitContext, source: WordVectors, target: WordVectors, vectors: np.ndarray) -> np.ndarray:
         """Bring vectors of the source space into the target space."""
         find = ALIGNMENTS[self.config.align]
         if find is None:
@@ -259,7 +273,7 @@ class Wechsel(InitMethod):
                     "space. Bring a dictionary and leave align at 'auto'."
                 )
             return vectors
-        found = find_correspondences(source, target, find(resources, source, target))
+        found = find_correspondences(source, target, find(context, source, target))
         logger.info("WECHSEL: %d of %d dictionary pairs are in both spaces", found.n_found, found.n_pairs)
         if found.n_found < min(source.dim, target.dim):
             warnings.warn(
