@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .methods.base import InitMethod, MethodConfig, Resources
 
 AUTO = (
+    ("trans_tokenization", "parallel", "parallel text was given"),
     ("focus", "token_vectors", "token vectors were given"),
     ("focus", "corpus", "a corpus was given"),
 )

@@ -66,7 +66,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, str, str]:
 
 def test_every_command_has_examples_and_each_parses() -> None:
     assert all(command.examples for command in COMMANDS)
-    assert NAMES == ["plan", "extend", "grow", "merge", "fertility", "methods", "card", "push", "demo"]
+    assert NAMES == ["plan", "extend", "grow", "merge", "align", "fertility", "methods", "card", "push", "demo"]
     for example in EXAMPLES:
         words = shlex.split(example)
         assert words[0] == "hf-vocab-extend"
@@ -116,7 +116,7 @@ def test_defaults_in_the_help_are_those_of_python(module: str, name: str, functi
 
 LEFT_OUT = {  # parameters that the command line has in another form, or that take no file
     extend_vocabulary: {"model", "new_tokenizer", "method", "tokenizer", "corpus", "sources"}
-    | {"parallel", "word_vectors", "token_vectors", "dictionary", "helper_model"},
+    | {"parallel", "dictionary", "word_vectors", "token_vectors", "helper_model"},
     extend_tokenizer: {"tokenizer", "corpus", "num_new_tokens"},
     merge_tokenizers: {"tokenizer", "other", "corpus", "return_report"},
     push_folder: {"folder", "repo_id"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -55,10 +54,10 @@ def python_defaults(module: str, function: str) -> dict[str, Any]:
         module: Module inside this package, for example ``"extend"``.
         function: Name of a function there.
     """
-    spec = importlib.util.find_spec(f"hf_vocab_extend.{module}")
-    if spec is None or spec.origin is None:
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    if not source.is_file():
         return {}
-    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+    tree = ast.parse(source.read_text("utf-8"))
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
     if not nodes:
         return {}

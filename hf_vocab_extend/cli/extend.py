@@ -19,6 +19,7 @@ from .common import (
     option_adder,
     read_options,
 )
+from .pairs import add_lexical_options, add_parallel_options, lexical_resources, parallel_of
 
 CALL_OPTIONS = ("mode", "fallback", "pad_to_multiple_of", "seed", "device", "languages")
 SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
@@ -30,6 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("new_tokenizer", metavar="NEW_TOKENIZER", help="a name, a folder, tokenizer.json or .model")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="a new or empty folder")
     add_corpus_options(parser, required=False)
+    add_parallel_options(parser, required=False)
+    add_lexical_options(parser)
     add = option_adder(parser, "extend", "extend_vocabulary")
     add("--tokenizer", "the model's own tokenizer, if it does not lie beside the model", metavar="NAME")
     add("--method", "how rows are found: see hf-vocab-extend methods", metavar="NAME")
@@ -66,6 +69,7 @@ def run(args: Namespace) -> Answer:
     if hasattr(args, "sources"):
         options["sources"] = read_options(args.sources)
     corpus = corpus_of(args)
+    options |= {"parallel": parallel_of(args), **lexical_resources(args)}
 
     from ..extend import extend_vocabulary
     from ..side_files import side_files
@@ -86,6 +90,7 @@ COMMAND = Command(
     summary="Give a model the vocabulary of a new tokenizer and save it.",
     examples=(
         "hf-vocab-extend extend bert-base-uncased ./tokenizer-sw ./bert-sw --corpus swahili.txt --language sw",
+        "hf-vocab-extend extend ./model ./tokenizer-sw ./out --parallel english-swahili.tsv --language sw",
         "hf-vocab-extend extend ./model ./tokenizer-sw ./out --method focus --corpus sw.jsonl.gz --set dim=200",
         "hf-vocab-extend extend ./model ./swahili.model ./out --mode replace --method subword --format json",
     ),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import VocabExtendError
-from . import card, demo, extend, fertility, grow, merge, methods, plan, push
+from . import align, card, demo, extend, fertility, grow, merge, methods, plan, push
 from .common import Answer, Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     extend.COMMAND,
     grow.COMMAND,
     merge.COMMAND,
+    align.COMMAND,
     fertility.COMMAND,
     methods.COMMAND,
     card.COMMAND,
