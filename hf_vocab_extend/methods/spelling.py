@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..plan import MatchKind, VocabPlan
-from ..resources.alignment.bitext import encode
+from ..resources.alignment.encoding import encode
 from ..vocab.canonical import CanonicalVocab, TokenKind
 from ..vocab.pipeline import backend_of
 

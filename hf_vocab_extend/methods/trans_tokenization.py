@@ -43,7 +43,8 @@ class TransTokenizationConfig(MethodConfig):
     Attributes:
         aligner: A name of ``resources.alignment.aligners.ALIGNERS``; not used where counts or alignments are given.
         iterations: Rounds of the aligner; None for its own default.
-        unit: ``word``: words are aligned and their counts dealt out to tokens; ``token``: tokens are aligned.
+        unit: ``token``: tokens are aligned; ``word``: words are, and their counts dealt out to tokens, as in the
+            paper. Tokens measured better on dev text: the forms of a word share them.
         direction: One count from those of both directions of alignment: ``sum``, ``forward``, ``backward``,
             ``minimum``, ``geometric`` (mean).
         distribution: How a word pair's count is dealt out to tokens, see :func:`~.distribution.distribute`:
@@ -66,8 +67,8 @@ class TransTokenizationConfig(MethodConfig):
             paper. ``none``: all are translated, without. ``copy``: all are copied. What no pair covers is copied.
         shared_prior: Counts of ``blend``.
         smoothing: Counts of ``candidate``.
-        literal: Whether new tokens of ASCII digits, punctuation or symbols are spelled with their source tokens
-            instead of translated.
+        literal: Whether tokens of ASCII digits, punctuation or symbols that the source vocabulary lacks are spelled
+            with its tokens instead of translated.
         numbers: Add a count of 1 from numbers to their first source token, as the package does.
         blend: A token with counts of sum `n` gets `n / (n + blend)` of its translations, and the rest of the mean of
             its own source tokens: rare tokens lean on their spelling. 0 for translations alone.
@@ -85,7 +86,7 @@ class TransTokenizationConfig(MethodConfig):
 
     aligner: str = AlignerOptions.aligner
     iterations: int | None = None
-    unit: str = "word"
+    unit: str = "token"
     direction: str = "sum"
     distribution: str = "in_order"
     min_count: float = 0.0
@@ -147,6 +148,7 @@ class TransTokenizationConfig(MethodConfig):
         return cls(
             aligner="ibm1",
             iterations=7,
+            unit="word",
             direction="forward",
             distribution="package",
             min_count=10.0,
@@ -285,7 +287,8 @@ class TransTokenization(InitMethod):
         if config.blend > 0:
             trust = np.where(mass > 0, mass / (mass + config.blend), 1.0)
         if config.literal:
-            trust[is_literal(plan.target, plan.new_ids)] = 0.0
+            own_twin = np.zeros(len(trust), bool) if context.shared is None else context.shared >= 0
+            trust[is_literal(plan.target, plan.new_ids) & ~own_twin] = 0.0
         trust[~mixture.covered & (trust > 0)] = 1.0  # what is open so far is left to the fallback method
         if (trust == 1).all():
             return mixture
