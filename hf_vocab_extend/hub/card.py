@@ -88,7 +88,7 @@ def render_card(
     Raises:
         InvalidOptionError: If a key is unknown, or the front matter of ``existing`` is no YAML mapping.
     """
-    _check_keys(card_data)
+    check_keys(card_data)
     clean = ExtensionReport.from_dict(without_private(report.to_dict()))
     auto = find_auto_class(model_type, architecture) if model_type and architecture else None
     languages = _as_list(language) if language is not None else list(clean.languages)
@@ -187,8 +187,12 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     return data, text[match.end() :]
 
 
-def _check_keys(card_data: Mapping[str, Any]) -> None:
-    """Refuse keys that no card has: the Hub would ignore a misspelt one silently."""
+def check_keys(card_data: Mapping[str, Any]) -> None:
+    """Refuse keys that no card has: the Hub would ignore a misspelt one silently.
+
+    Raises:
+        InvalidOptionError: It names the key and those that a card has.
+    """
     unknown = sorted(set(card_data) - CARD_KEYS - EXTRA_KEYS)
     if unknown:
         known = ", ".join(sorted(CARD_KEYS | EXTRA_KEYS))

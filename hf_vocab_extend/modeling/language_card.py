@@ -24,9 +24,13 @@ def language_card(language: Language, base: BaseModel, load_name: str, existing:
         load_name: What the snippet loads: a Hub id or a relative folder.
         existing: A README.md whose own text and front matter to keep.
         card_data: Keys of ``huggingface_hub.ModelCardData`` that go before ours, for example ``license``.
-    """
-    from ..hub.card import BEGIN, END, render_card
 
+    Raises:
+        InvalidOptionError: If a card has no such key.
+    """
+    from ..hub.card import BEGIN, END, check_keys, render_card
+
+    check_keys(card_data)
     shapes = "\n".join(
         f"| `{name}` | {' x '.join(map(str, tensor.shape))} |" for name, tensor in language.tensors.named().items()
     )

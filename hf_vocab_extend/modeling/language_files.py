@@ -88,7 +88,7 @@ def write_language(folder: Path, language: Language, settings: Settings, base: B
         "model_type": base.model_type,
         "architecture": base.architecture,
         "body": base.body.to_dict(),
-        "tensors": {group[0]: _describe(named[group[0]], group) for group in language.tensors.groups},
+        "tensors": [_describe(named[group[0]], group) for group in language.tensors.groups],
         "settings": to_json(settings),
         "report": report,
     }
@@ -154,15 +154,16 @@ def read_language(folder: Path, name: str | None) -> StoredLanguage:
             content["architecture"],
             BodyFingerprint(**content["body"]),
         )
-        groups = [item["names"] for item in content["tensors"].values()]
+        groups = [item["names"] for item in content["tensors"]]
+        shapes = {item["names"][0]: item["shape"] for item in content["tensors"]}
         settings = from_json(content["settings"])
         report = None if content["report"] is None else ExtensionReport.from_dict(content["report"])
         language_name = name or content["language"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise InvalidTableError(
             f"{LANGUAGE_FILE} lacks a field or holds one of another kind ({error}). Save or download it again."
         ) from error
-    tensors = LanguageTensors(_read_tensors(folder, content["tensors"]), groups)
+    tensors = LanguageTensors(_read_tensors(folder, shapes), groups)
     generation = _read_generation_config(folder)
     mapping = TokenMapping.load(folder / MAPPING_FILE) if (folder / MAPPING_FILE).is_file() else None
     language = Language(language_name, load_tokenizer(folder), tensors, settings, generation, report, mapping)
@@ -188,7 +189,7 @@ def read_json(folder: Path, file: str, writer: str) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(folder: Path, expected: dict[str, dict[str, Any]] | None = None) -> dict[str, torch.Tensor]:
+def _read_tensors(folder: Path, expected: dict[str, list[int]] | None = None) -> dict[str, torch.Tensor]:
     """Return the tensors of a folder, if all are there, whole and finite.
 
     Raises:
@@ -199,15 +200,15 @@ def _read_tensors(folder: Path, expected: dict[str, dict[str, Any]] | None = Non
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise InvalidTableError(f"{TENSORS_FILE} cannot be read ({error}). Save or download it again.") from error
-    for name, item in (expected or {}).items():
+    for name, wanted in (expected or {}).items():
         shape = list(found[name].shape) if name in found else None
-        if shape != item["shape"]:
+        if shape != wanted:
             raise InvalidTableError(
                 f"{TENSORS_FILE} has {'no tensor' if shape is None else f'the shape {shape} for'} '{name}', and "
-                f"{LANGUAGE_FILE} says {item['shape']}. Save or download both again."
+                f"{LANGUAGE_FILE} says {wanted}. Save or download both again."
             )
         check_values(name, found[name].reshape(found[name].shape[0], -1))
-    return found
+    return found if expected is None else {name: found[name] for name in expected}
 
 
 def _read_generation_config(folder: Path) -> Any:

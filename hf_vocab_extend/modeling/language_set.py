@@ -212,17 +212,30 @@ class LanguageSet(nn.Module):
         return self.slots.by_name[self.slots.main].tensor.dtype
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
+    def is_activation_checkpointing(self) -> bool:
         """Whether the model recomputes activations in the backward pass."""
-        return self.model.is_gradient_checkpointing
+        return getattr(self.model, _present(self.model, "is_activation_checkpointing", "is_gradient_checkpointing"))
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute activations in the backward pass."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute activations in the backward pass; the arguments are those of the model's own method."""
+        name = _present(self.model, "activation_checkpointing_enable", "gradient_checkpointing_enable")
+        getattr(self.model, name)(activation_checkpointing_kwargs, **kwargs)
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        self.model.gradient_checkpointing_disable()
+        name = _present(self.model, "activation_checkpointing_disable", "gradient_checkpointing_disable")
+        getattr(self.model, name)()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Do the same, under the name that transformers had for it before."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+
+    gradient_checkpointing_disable = activation_checkpointing_disable
+    is_gradient_checkpointing = is_activation_checkpointing
 
     def enable_input_require_grads(self) -> None:
         """Let gradients flow through frozen input tables, as adapters with gradient checkpointing need."""
@@ -239,6 +252,11 @@ class LanguageSet(nn.Module):
     def get_output_embeddings(self) -> nn.Module | None:
         """Return the output head, with the output language's rows."""
         return self.model.get_output_embeddings()
+
+
+def _present(model: nn.Module, name: str, old_name: str) -> str:
+    """Return the name that this version of transformers uses: the old one warns where there is a new one."""
+    return name if hasattr(type(model), name) else old_name
 
 
 def _module_name(language: str) -> str:
