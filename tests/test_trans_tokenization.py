@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -74,9 +75,14 @@ def random_links(context, n: int = 150, seed: int = 0, whole: bool = False) -> d
     return links
 
 
+@functools.cache
+def base_context(source: str, to: str):
+    return make_context(source, to)
+
+
 def given(source: str = "gpt2", to: str = "bert-cased", links: dict | None = None, **more):
     """A context in mode replace, with the tokens freed that the method asks for, and counts as its text."""
-    context = make_context(source, to)
+    context = base_context(source, to)
     links = random_links(context, **more) if links is None else links
     counts = make_counts(links, context.source_tokenizer, context.target_tokenizer)
     return dataclasses.replace(context, resources=Resources(parallel=counts)), links
@@ -143,6 +149,7 @@ def naive_distribute(links: dict, how: str) -> dict:
     return found
 
 
+@functools.cache
 def naive_strings(vocab, spelling: str) -> dict[int, tuple]:
     """Tokens as tuples of symbols."""
     if spelling == "token":
@@ -227,6 +234,12 @@ def naive_related(context, token: int, found: dict, config: TransTokenizationCon
     vocab = context.plan.target
     strings = naive_strings(vocab, config.uncovered)
     covered = {piece: strings[piece] for piece in found}
+    # what does not begin with the token's first bytes or share any of its symbols cannot matter
+    covered = {
+        piece: text
+        for piece, text in covered.items()
+        if text[0] == strings[token][0] or set(text) <= set(strings[token])
+    }
     whole = {piece for piece in covered if vocab.kinds[piece] == 0 and vocab.text(piece) is not None}
     row: dict[int, float] = defaultdict(float)
     for piece in naive_parts(strings[token], covered, set(covered) if config.uncovered == "token" else whole):
