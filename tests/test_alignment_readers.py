@@ -219,7 +219,7 @@ def small_bitext() -> Bitext:
 def test_eflomal_finds_translations() -> None:
     pairs = [("fire water", "maji moto"), ("water", "maji"), ("fire", "moto"), ("the fire", "moto")] * 30
     source, target = tokenizer("gpt2"), tokenizer("bert-uncased")
-    counts = read_counts(pairs, source, target, OPTIONS, show_progress=False)
+    counts = read_counts(pairs, source, target, OPTIONS, unit="word", show_progress=False)
     found = as_dict(counts)
     assert found[ids(source, " water"), ids(target, "maji")] > found.get(
         (ids(source, " water"), ids(target, "moto")), 0

@@ -51,7 +51,8 @@ def as_dict(counts: UnitCounts) -> dict[tuple[tuple[int, ...], tuple[int, ...]],
 
 
 def counted(pairs: Any, **options: Any) -> UnitCounts:
-    return align_pairs(pairs, tokenizer("gpt2"), swahili_tokenizer(), IBM1, show_progress=False, **options)
+    options = {"unit": "word", "show_progress": False, **options}
+    return align_pairs(pairs, tokenizer("gpt2"), swahili_tokenizer(), IBM1, **options)
 
 
 def swahili_tokenizer() -> Any:
@@ -187,15 +188,15 @@ def test_the_second_call_takes_the_counts_from_the_cache(monkeypatch: pytest.Mon
     assert calls["align"] == 1
     counted(PAIRS, unit="token")
     counted(PAIRS[:-1])
-    align_pairs(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), dataclasses.replace(IBM1, iterations=3))
+    align_pairs(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), dataclasses.replace(IBM1, iterations=3), unit="word")
     assert calls["align"] == 4
-    align_pairs(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), dataclasses.replace(IBM1, threads=1))
+    align_pairs(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), dataclasses.replace(IBM1, threads=1), unit="word")
     assert calls["align"] == 4
     uncased = gpt2_like()
     from tokenizers import normalizers
 
     uncased.backend_tokenizer.normalizer = normalizers.Lowercase()
-    align_pairs(PAIRS, uncased, swahili_tokenizer(), IBM1)
+    align_pairs(PAIRS, uncased, swahili_tokenizer(), IBM1, unit="word")
     assert calls["align"] == 5
     counted(PAIRS, use_cache=False)
     assert calls["align"] == 6

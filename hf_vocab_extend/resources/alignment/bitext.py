@@ -9,14 +9,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from ..._logging import progress_bar
 from ...errors import CorpusError, InvalidOptionError
-from ...vocab.pipeline import backend_of
-from ...vocab.reachability import whole_lines
 from ..parallel import Pair, open_pairs
+from .encoding import TextEncoder
 from .ragged import offsets_of, row_of, take_rows
 from .units import Units, UnitTable
 from .words import WordFinder
@@ -138,7 +136,7 @@ class Side:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, unit: str) -> None:
         self.finder = WordFinder(tokenizer)
-        self._backend = backend_of(tokenizer)
+        self._encoder = TextEncoder(tokenizer, self.finder.vocab)
         self._by_word = unit == "word"
         self._table = UnitTable()
         self._ids: list[np.ndarray] = []
@@ -147,7 +145,7 @@ class Side:
 
     def cut(self, texts: list[str]) -> Cut:
         """Cut texts into units; nothing is collected yet."""
-        tokens, offsets = encode(self._backend, texts)
+        tokens, offsets = self._encoder.encode(texts)
         if self.finder.unknown is not None:
             self.n_unknown += int(np.count_nonzero(tokens == self.finder.unknown))
         self.n_tokens += len(tokens)
@@ -192,15 +190,6 @@ def group(tokens: np.ndarray, text_of: np.ndarray, unit_of: np.ndarray, kept: np
     begins = np.flatnonzero(np.diff(unit_of, prepend=-1))
     offsets = np.append(begins, len(tokens)).astype(np.int64)
     return Cut(tokens.astype(np.int32), offsets, np.bincount(text_of[begins], minlength=n_texts))
-
-
-def encode(backend: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the token ids of texts end to end, int64, and where each text begins; nothing is added or cut off."""
-    with whole_lines(backend):
-        rows = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    flat = np.fromiter((index for row in rows for index in row), np.int64, int(lengths.sum()))
-    return flat, offsets_of(lengths)
 
 
 def batches(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:

@@ -17,8 +17,9 @@ from ...errors import AlignmentError, InvalidOptionError
 from ...vocab.pipeline import backend_of
 from ..parallel import open_pairs
 from ..readers import decoded_lines
-from .bitext import encode, group
+from .bitext import group
 from .counts import LinkArrays, UnitCounts, sum_links, sum_parts, vocab_fingerprint
+from .encoding import encode
 from .ragged import row_of
 from .units import UnitTable
 from .words import WordFinder

@@ -62,9 +62,9 @@ class WordFinder:
     """Finds words in the token ids of one tokenizer.
 
     Attributes:
+        vocab: The vocabulary.
         dropped: Ids that are no part of any unit (control tokens, the unknown token, white space), bool, shape `(n,)`.
         unknown: The unknown token's id, or None.
-        n_characters: Characters of each token's text, those begun in it, int64, shape `(n,)`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,7 +73,7 @@ class WordFinder:
         Raises:
             UnsupportedTokenizerError: If the tokenizer has no ``tokenizer.json`` behind it or is of no known family.
         """
-        vocab = canonicalise(tokenizer)
+        self.vocab = vocab = canonicalise(tokenizer)
         self.unknown = unknown_id(backend_of(tokenizer))
         texts = [_text(raw) for raw in vocab.raw]
         self._partial = np.asarray([text is None for text in texts], bool)
