@@ -210,7 +210,7 @@ OPTIONS = AlignerOptions(aligner="eflomal", show_progress=False)
 
 
 def small_bitext() -> Bitext:
-    return read_bitext(PAIRS[:20], tokenizer("gpt2"), tokenizer("bert-uncased"), show_progress=False)
+    return read_bitext(PAIRS[:20], tokenizer("gpt2"), tokenizer("bert-uncased"), unit="word", show_progress=False)
 
 
 @pytest.mark.skipif(
@@ -224,7 +224,7 @@ def test_eflomal_finds_translations() -> None:
     assert found[ids(source, " water"), ids(target, "maji")] > found.get(
         (ids(source, " water"), ids(target, "moto")), 0
     )
-    assert counts.forward.sum() > 100 < counts.backward.sum()
+    assert 0 < counts.forward.sum() <= 150 >= counts.backward.sum() > 0
     assert np.array_equal(counts.forward, np.round(counts.forward))
 
 

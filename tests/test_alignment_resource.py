@@ -90,7 +90,7 @@ def test_counts_of_shards_add_up_to_a_dictionary_of_sums() -> None:
     assert found.keys() == expected.keys()
     assert all(np.allclose(found[key], expected[key], rtol=1e-12) for key in expected)
     assert total.n_pairs == 60
-    whole = read_bitext(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), show_progress=False)
+    whole = read_bitext(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), unit="word", show_progress=False)
     assert np.array_equal(total.source.pieces, whole.source.pieces)
     assert np.array_equal(total.source.frequency, whole.source.frequency)
     assert total.info["n_source_tokens"] == whole.info["n_source_tokens"]
@@ -211,7 +211,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(monkeypatch: pytest
 
 def test_processes_count_shards_and_add_them() -> None:
     several = counted(PAIRS, processes=2, use_cache=False)
-    bitext = read_bitext(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), show_progress=False)
+    bitext = read_bitext(PAIRS, tokenizer("gpt2"), swahili_tokenizer(), unit="word", show_progress=False)
     parts = [align(bitext.take(np.arange(shard, 60, 2)), IBM1) for shard in range(2)]
     links = sum_parts([(part.source_index, part.target_index, part.forward, part.backward) for part in parts])
     assert np.array_equal(several.source_index, links[0])

@@ -87,7 +87,9 @@ def test_words_are_those_of_the_text(name: str, known: bool) -> None:
         text for text in LINES if name != "clip" or not any(unicodedata.category(char)[0] in "MN" for char in text)
     ]
     texts = [text for text in texts if naive_units(cutter, text.strip())]
-    bitext = read_bitext([(text, "one two") for text in texts], cutter, tokenizer("gpt2"), show_progress=False)
+    bitext = read_bitext(
+        [(text, "one two") for text in texts], cutter, tokenizer("gpt2"), unit="word", show_progress=False
+    )
     assert len(bitext) == len(texts) > 100
     for pair, text in enumerate(texts):
         assert units_of(bitext, "source", pair) == naive_units(cutter, text.strip()), text
@@ -113,7 +115,7 @@ def test_units_are_unique_and_counted(name: str) -> None:
 @pytest.mark.parametrize("text", ["ภาษาไทยง่ายมาก", "日本語は難しい。", "我喜欢学习中文"])
 def test_scripts_without_spaces_are_aligned_by_token(name: str, text: str) -> None:
     cutter = TOKENIZERS[name](n=600, lines=[text[place : place + 2] for place in range(len(text))] * 9)
-    bitext = read_bitext([(text, "one")], cutter, tokenizer("gpt2"), show_progress=False)
+    bitext = read_bitext([(text, "one")], cutter, tokenizer("gpt2"), unit="word", show_progress=False)
     encoding = cutter.backend_tokenizer.encode(text, add_special_tokens=False)
     spans = [
         span for span, name in zip(encoding.offsets, encoding.tokens, strict=True) if name != "\u2581"
@@ -128,15 +130,17 @@ def test_scripts_without_spaces_are_aligned_by_token(name: str, text: str) -> No
 
 def test_the_same_word_with_and_without_a_space_is_two_units_only_where_its_ids_differ() -> None:
     pairs = [("water", "maji"), ("the water", "maji")]
-    gpt2 = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), show_progress=False)
-    bert = read_bitext(pairs, tokenizer("bert-uncased"), tokenizer("gpt2"), show_progress=False)
+    gpt2 = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), unit="word", show_progress=False)
+    bert = read_bitext(pairs, tokenizer("bert-uncased"), tokenizer("gpt2"), unit="word", show_progress=False)
     assert units_of(gpt2, "source", 0)[0] != units_of(gpt2, "source", 1)[-1]
     assert units_of(bert, "source", 0)[0] == units_of(bert, "source", 1)[-1]
 
 
 def test_control_tokens_in_the_text_are_no_units() -> None:
     cutter = tokenizer("xlmr")
-    bitext = read_bitext([("the</s>fire <mask> is", "a b")], cutter, tokenizer("gpt2"), show_progress=False)
+    bitext = read_bitext(
+        [("the</s>fire <mask> is", "a b")], cutter, tokenizer("gpt2"), unit="word", show_progress=False
+    )
     pieces = {piece for unit in units_of(bitext, "source", 0) for piece in unit}
     assert not pieces & set(cutter.all_special_ids)
     expected = naive_units(cutter, "the") + naive_units(cutter, "fire") + naive_units(cutter, "is")
@@ -146,9 +150,9 @@ def test_control_tokens_in_the_text_are_no_units() -> None:
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_the_size_of_a_batch_changes_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = list(sample_pairs()[:100])
-    whole = read_bitext(pairs, tokenizer("gpt2"), tokenizer("llama2"), show_progress=False)
+    whole = read_bitext(pairs, tokenizer("gpt2"), tokenizer("llama2"), unit="word", show_progress=False)
     monkeypatch.setattr(bitext_module, "BATCH_PAIRS", size)
-    batched = read_bitext(iter(pairs), tokenizer("gpt2"), tokenizer("llama2"), show_progress=False)
+    batched = read_bitext(iter(pairs), tokenizer("gpt2"), tokenizer("llama2"), unit="word", show_progress=False)
     for name in ("source_ids", "source_offsets", "target_ids", "target_offsets"):
         assert np.array_equal(getattr(whole, name), getattr(batched, name))
     for side in ("source", "target"):
@@ -159,10 +163,10 @@ def test_the_size_of_a_batch_changes_nothing(size: int, monkeypatch: pytest.Monk
 
 def test_pairs_with_an_empty_side_are_skipped_and_counted() -> None:
     pairs = [("water", "maji"), ("", "moto"), ("fire", " \t"), ("\u200b", "x"), ("fire", "moto")]
-    bitext = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), show_progress=False)
+    bitext = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), unit="word", show_progress=False)
     assert len(bitext) == 2
     assert (bitext.info["n_blank_pairs"], bitext.info["n_skipped_pairs"]) == (2, 1)
-    alone = read_bitext([pairs[0], pairs[4]], tokenizer("gpt2"), tokenizer("gpt2"), show_progress=False)
+    alone = read_bitext([pairs[0], pairs[4]], tokenizer("gpt2"), tokenizer("gpt2"), unit="word", show_progress=False)
     assert np.array_equal(bitext.source.pieces, alone.source.pieces)
 
 
@@ -171,21 +175,25 @@ def test_truncation_and_padding_of_a_tokenizer_are_ignored_and_kept() -> None:
     cutter.backend_tokenizer.enable_truncation(4)
     cutter.backend_tokenizer.enable_padding(length=9)
     pairs = sample_pairs()[:20]
-    cut = read_bitext(pairs, cutter, cutter, show_progress=False)
-    whole = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), show_progress=False)
+    cut = read_bitext(pairs, cutter, cutter, unit="word", show_progress=False)
+    whole = read_bitext(pairs, tokenizer("gpt2"), tokenizer("gpt2"), unit="word", show_progress=False)
     assert np.array_equal(cut.source_ids, whole.source_ids)
     assert cutter.backend_tokenizer.truncation["max_length"] == 4
     assert cutter.backend_tokenizer.padding["length"] == 9
 
 
 def test_unknown_tokens_are_counted() -> None:
-    bitext = read_bitext([("water नमस्ते fire", "x")], tokenizer("bert-cased"), tokenizer("gpt2"), show_progress=False)
+    bitext = read_bitext(
+        [("water नमस्ते fire", "x")], tokenizer("bert-cased"), tokenizer("gpt2"), unit="word", show_progress=False
+    )
     assert bitext.info["n_source_unknown"] == 1
     assert bitext.info["n_source_tokens"] == sum(map(len, units_of(bitext, "source", 0))) + 1
 
 
 def test_taken_pairs_keep_their_units() -> None:
-    bitext = read_bitext(sample_pairs()[:30], tokenizer("gpt2"), tokenizer("bert-cased"), show_progress=False)
+    bitext = read_bitext(
+        sample_pairs()[:30], tokenizer("gpt2"), tokenizer("bert-cased"), unit="word", show_progress=False
+    )
     rows = np.asarray([4, 2, 29])
     taken = bitext.take(rows)
     for place, row in enumerate(rows):

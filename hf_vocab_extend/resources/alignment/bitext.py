@@ -19,7 +19,8 @@ from .ragged import offsets_of, row_of, take_rows
 from .units import Units, UnitTable
 from .words import WordFinder
 
-UNITS = ("word", "token")
+UNITS = ("token", "word")
+DEFAULT_UNIT = "token"
 BATCH_PAIRS = 4096
 
 
@@ -69,7 +70,7 @@ def read_bitext(
     source_tokenizer: PreTrainedTokenizerBase,
     target_tokenizer: PreTrainedTokenizerBase,
     *,
-    unit: str = "word",
+    unit: str = DEFAULT_UNIT,
     show_progress: bool = True,
 ) -> Bitext:
     """Cut parallel text into units.
@@ -81,7 +82,7 @@ def read_bitext(
         pairs: Whatever :func:`~hf_vocab_extend.resources.parallel.open_pairs` reads.
         source_tokenizer: Cuts the first text of each pair.
         target_tokenizer: Cuts the second.
-        unit: ``"word"`` (the tokens of a word together) or ``"token"``.
+        unit: ``"token"``, or ``"word"`` (the tokens of a word together, in every script).
         show_progress: Show a progress bar.
 
     Raises:
