@@ -172,7 +172,7 @@ def trained(**more):
 def test_spaces_are_trained_on_both_sides_of_parallel_text_alike_at_every_run() -> None:
     pytest.importorskip("fasttext")
     pairs = list(sample_pairs()[:800])
-    config = WechselConfig(**QUICK)
+    config = WechselConfig(**QUICK, align="dictionary")
     first = Wechsel(config).fit(trained(parallel=pairs, dictionary=PAIRS))
     uncached = Wechsel(dataclasses.replace(config, cache=False)).fit(trained(parallel=pairs, dictionary=PAIRS))
     sides = open_corpus([pair[0] for pair in pairs]), open_corpus([pair[1] for pair in pairs])
@@ -184,6 +184,21 @@ def test_spaces_are_trained_on_both_sides_of_parallel_text_alike_at_every_run() 
     assert first.covered.mean() > 0.8
     other_text = Wechsel(config).fit(trained(parallel=pairs, corpus=open_corpus(swahili(300)), dictionary=PAIRS))
     assert not np.array_equal(first.columns, other_text.columns)
+
+
+def test_parallel_text_stands_in_for_a_dictionary_and_joins_it() -> None:
+    pytest.importorskip("fasttext")
+    pairs = list(sample_pairs()[:800])
+    with_text, joined, alone = (
+        Wechsel(WechselConfig(**QUICK, align=align)).fit(trained(parallel=pairs, **more))
+        for align, more in (("parallel", {}), ("auto", {"dictionary": PAIRS}), ("dictionary", {"dictionary": PAIRS}))
+    )
+    by_itself = Wechsel(WechselConfig(**QUICK)).fit(trained(parallel=pairs))
+    assert np.array_equal(by_itself.columns, with_text.columns)
+    assert np.array_equal(by_itself.weights, with_text.weights)
+    for other in (joined, alone):
+        assert not np.array_equal(other.columns, with_text.columns)
+    assert not np.array_equal(joined.columns, alone.columns)
 
 
 @pytest.mark.parametrize("shared", ["copy", "estimate"])

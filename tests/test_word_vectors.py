@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from hf_vocab_extend.errors import CorpusError, InvalidOptionError, InvalidTableError, VocabExtendWarning
+from hf_vocab_extend.resources.alignment import UnitCounts, Units
 from hf_vocab_extend.resources.corpus import open_corpus
 from hf_vocab_extend.resources.fasttext import FastTextOptions
 from hf_vocab_extend.resources.piece_vectors import PieceOptions, piece_texts, piece_vectors
 from hf_vocab_extend.resources.procrustes import case_variants, find_correspondences, procrustes
+from hf_vocab_extend.resources.word_pairs import translation_pairs
 from hf_vocab_extend.resources.word_training import train_word_vectors
 from hf_vocab_extend.resources.word_vectors import make_word_vectors, read_word_vectors, split_sides
 from hf_vocab_extend.vocab.canonical import TokenKind, canonicalise
@@ -329,3 +331,36 @@ def test_ngrams_need_a_space_that_has_them_and_text_that_is_enough() -> None:
     pytest.importorskip("fasttext")
     with pytest.raises(CorpusError, match=r"No word occurs 2 times .* it has 3 words"):
         train_word_vectors(tokenizer("gpt2"), open_corpus(["habari ya leo"]), [], OPTIONS)
+
+
+def test_words_that_are_each_others_most_frequent_translation_are_pairs() -> None:
+    own = tokenizer("bert-uncased"), tokenizer("gpt2")
+    vocabs = [canonicalise(tokenizer_) for tokenizer_ in own]
+    links = {
+        ("health", "afya"): (5.0, 4.0),
+        ("health", "watu"): (1.0, 2.0),
+        ("people", "watu"): (9.0, 9.0),
+        ("people", "afya"): (2.0, 0.0),
+        ("days", "siku"): (1.0, 1.0),
+        ("the", "watu"): (3.0, 8.0),
+    }
+    sides = [list(dict.fromkeys(pair[side] for pair in links)) for side in (0, 1)]
+    units = []
+    for side, words in enumerate(sides):
+        ids = [own[side](("", " ")[side] + word, add_special_tokens=False)["input_ids"] for word in words]
+        offsets = np.cumsum([0, *map(len, ids)])
+        units.append(Units(offsets, np.asarray(sum(ids, []), np.int32), np.ones(len(ids), np.int64)))
+    order = sorted(links, key=lambda pair: (sides[0].index(pair[0]), sides[1].index(pair[1])))
+    counts = UnitCounts(
+        *units,
+        np.asarray([sides[0].index(pair[0]) for pair in order], np.int32),
+        np.asarray([sides[1].index(pair[1]) for pair in order], np.int32),
+        np.asarray([links[pair][0] for pair in order]),
+        np.asarray([links[pair][1] for pair in order]),
+        n_pairs=10,
+        source_vocab="",
+        target_vocab="",
+    )
+    assert translation_pairs(counts, *vocabs) == [("people", "watu"), ("health", "afya")]
+    assert translation_pairs(counts, *vocabs, min_count=1)[2:] == [("days", "siku")]
+    assert translation_pairs(counts, *vocabs, min_count=5) == [("people", "watu")]

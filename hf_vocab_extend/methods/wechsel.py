@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,17 +43,17 @@ class WechselConfig(MethodConfig):
     """Options of :class:`Wechsel`.
 
     The defaults are those of the package ``wechsel``, but for ``pieces`` and ``shared``, where it has ``ngrams`` and
-    ``estimate``.
+    ``estimate``: with vectors trained on 30,000 pairs, means of words and copies found translations better.
 
     Attributes:
         k: Number of nearest source tokens.
         temperature: Cosines are divided by it before the softmax.
         align: What brings two spaces into one: ``dictionary``: its pairs; ``parallel``: words of the parallel text
             that are each other's most frequent translation; ``identical``: words that both spaces spell alike;
-            ``auto``: the first of these that was given; ``none``: the two are in one space already.
-        pieces: How a token gets its vector: ``ngrams``: from the character n-grams of its text (fastText);
-            ``words``: the mean of the words that contain it; ``auto``: the first where the space has n-grams, the
-            second for tokens that are left.
+            ``auto``: the first two together, as far as they were given, else the third; ``none``: the two are in one
+            space already.
+        pieces: How a token gets its vector: ``words``: the mean of the words that contain it; ``ngrams``: from the
+            character n-grams of its text, for which both spaces must be fastText's.
         weighting: ``frequency`` or ``equal``: how the words that contain a token are weighed. Files without counts
             list words by falling frequency, so Zipf's law stands in; a mapping tells nothing, so it weighs equally.
         max_words: Only the first so many words of a space count; None for all.
@@ -73,7 +74,7 @@ class WechselConfig(MethodConfig):
     k: int = 10
     temperature: float = 0.1
     align: str = "auto"
-    pieces: str = "auto"
+    pieces: str = "words"
     weighting: str = "frequency"
     max_words: int | None = None
     shared: str = "copy"
@@ -137,10 +138,10 @@ def _aligned_words(context: FitContext, source: WordVectors, target: WordVectors
 
 
 def _best_pairs(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
-    """Return the pairs of the first of dictionary, parallel text and equal spellings that there is."""
+    """Return the pairs of the dictionary and of the parallel text; words that are spelled alike without both."""
     given = context.resources.given()
-    found = next((find for name, find in _BY_RESOURCE.items() if name in given), _identical_words)
-    return found(context, source, target)
+    finders = [find for name, find in _BY_RESOURCE.items() if name in given] or [_identical_words]
+    return chain.from_iterable(find(context, source, target) for find in finders)
 
 
 PairFinder = Callable[[FitContext, WordVectors, WordVectors], WordPairs]

@@ -31,7 +31,7 @@ class PieceOptions:
         max_words: Only the first so many words count; None for all.
     """
 
-    pieces: str = "auto"
+    pieces: str = "words"
     weighting: str = "frequency"
     max_words: int | None = None
 
@@ -157,19 +157,7 @@ def _weighted_sums(
     return sums.numpy()
 
 
-def _by_either(
-    space: WordVectors, tokenizer: PreTrainedTokenizerBase, vocab: CanonicalVocab, options: PieceOptions
-) -> np.ndarray:
-    """Average the words that contain a token; tokens that none contains are composed where the space has n-grams."""
-    vectors = _by_words(space, tokenizer, vocab, options)
-    missing = ~vectors.any(1)
-    if space.compose is not None and missing.any():
-        vectors[missing] = _by_ngrams(space, tokenizer, vocab, options)[missing]
-    return vectors
-
-
 PIECES: dict[str, Callable[[WordVectors, PreTrainedTokenizerBase, CanonicalVocab, PieceOptions], np.ndarray]] = {
-    "auto": _by_either,
     "ngrams": _by_ngrams,
     "words": _by_words,
 }
