@@ -215,7 +215,7 @@ def naive_counts(context, links: dict, config: TransTokenizationConfig) -> tuple
             row[source] = row.get(source, 0) + prior
     numbers = number_entries(context.source_tokenizer, context.target_tokenizer) if config.numbers else ([], [])
     for token, source in zip(*numbers, strict=True):
-        if plan.source.kinds[source] == plan.target.kinds[token] == TokenKind.NORMAL and context.trained[source]:
+        if plan.source.kinds[source] in (0, 2) and plan.target.kinds[token] in (0, 2) and context.trained[source]:
             row = found.setdefault(int(token), {})
             row[int(source)] = row.get(int(source), 0) + 1
     return found, known
@@ -245,7 +245,9 @@ def naive_related(context, token: int, found: dict, config: TransTokenizationCon
     for piece in naive_parts(strings[token], covered, set(covered) if config.uncovered == "token" else whole):
         total = sum(found[piece].values())
         for source, value in found[piece].items():
-            boost = config.start_boost if context.plan.source.starts_word[source] == 1 else 1
+            there = context.plan.source
+            starts = there.starts_word[source] == 1 or (there.kinds[source] == 0 and not there.raw[source].strip(b" "))
+            boost = config.start_boost if starts else 1
             in_whole = max(1, int(1000 * boost * value) // int(total)) if total >= 1 else 0
             row[source] += in_whole if config.distribution == "package" else value * boost / total
     return row
@@ -594,7 +596,7 @@ def test_mode_replace_translates_false_friends_and_copies_the_rest(shared: str) 
             parallel=counts,
         )
     table = extension.model.get_input_embeddings().weight
-    prior = {"blend": 10.0, "candidate": 1.0, "none": 0.0, "copy": math.inf}[shared]
+    prior = {"blend": 30.0, "candidate": 1.0, "none": 0.0, "copy": math.inf}[shared]
     for token, count in ((friend, 1000.0), (rare, 1.0)):
         own = old[plan.source_ids[token]]
         share = 0.0 if prior == math.inf else count / (count + prior)

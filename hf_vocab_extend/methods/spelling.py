@@ -41,6 +41,12 @@ def is_literal(vocab: CanonicalVocab, ids: np.ndarray) -> np.ndarray:
     return usual & ascii_text & ~has_letters(vocab, ids)
 
 
+def begins_word(vocab: CanonicalVocab) -> np.ndarray:
+    """Which tokens start a word, or are the space before one, bool, shape `(n,)`."""
+    spaces = np.fromiter((raw != b"" and not raw.strip(b" ") for raw in vocab.raw), bool, len(vocab))
+    return (vocab.starts_word == 1) | (spaces & (vocab.kinds == TokenKind.NORMAL))
+
+
 def spelled_alike(plan: VocabPlan, shared: np.ndarray | None) -> np.ndarray:
     """Return the source id that is spelled like each target id, -1 for none, int64, shape `(n_target,)`.
 
@@ -85,4 +91,4 @@ def number_entries(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerB
     return targets[usable], sources[usable]
 
 
-__all__ = ["has_letters", "is_literal", "number_entries", "spelled_alike"]
+__all__ = ["begins_word", "has_letters", "is_literal", "number_entries", "spelled_alike"]

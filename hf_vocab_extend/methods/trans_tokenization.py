@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,10 @@ from ..vocab.canonical import TokenKind
 from .base import FitContext, InitMethod, MethodConfig, Resources, check_option
 from .distribution import DIRECTIONS, DISTRIBUTIONS, PieceCounts
 from .mixture import Mixture
-from .spelling import has_letters, is_literal, number_entries, spelled_alike
+from .spelling import begins_word, has_letters, is_literal, number_entries, spelled_alike
 from .subword import Subword
 from .translations import MIXES, check_weights, read_translations, warn_of_low_coverage
 from .uncovered import SPELLINGS, cover
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 logger = get_logger(__name__)
 
@@ -96,7 +93,7 @@ class TransTokenizationConfig(MethodConfig):
     match_norms: bool = True
     power: float = 1.0
     shared: str = "blend"
-    shared_prior: float = 10.0
+    shared_prior: float = 30.0
     smoothing: float = 1.0
     literal: bool = True
     numbers: bool = False
@@ -138,31 +135,33 @@ class TransTokenizationConfig(MethodConfig):
         )
 
     @classmethod
-    def package(cls, *, source_weights: Mapping[str, float] | None = None) -> TransTokenizationConfig:
+    def package(cls, **options: Any) -> TransTokenizationConfig:
         """Return options that give the mapping of the package ``trans-tokenizers`` from the same counts.
 
         The counts must be those of its aligner, in one direction (``forward``). Left out are faults of its code: that
-        what it finds for one uncovered token changes what it finds for the next, and how it guesses the marks of word
-        starts. Its boost of word starts works for sentencepiece sources only, where ``start_boost=2`` is the same.
+        what it finds for one uncovered token changes what it finds for the next, how it guesses the marks of word
+        starts, and that its boost of word starts works for sentencepiece sources only (for others, pass
+        ``start_boost=1`` to get its numbers). Single bytes are copied, special tokens match by role.
+
+        Args:
+            options: Options that differ.
         """
-        return cls(
-            aligner="ibm1",
-            iterations=7,
-            unit="word",
-            direction="forward",
-            distribution="package",
-            min_count=10.0,
-            min_share=0.0,
-            source_discount=0.0,
-            match_norms=False,
-            shared="candidate",
-            smoothing=1.0,
-            literal=False,
-            numbers=True,
-            uncovered="token",
-            start_boost=1.0,
-            source_weights=None if source_weights is None else dict(source_weights),
-        )
+        paper: dict[str, Any] = {
+            "aligner": "ibm1",
+            "iterations": 7,
+            "direction": "forward",
+            "distribution": "package",
+            "min_count": 10.0,
+            "min_share": 0.0,
+            "source_discount": 0.0,
+            "match_norms": False,
+            "shared": "candidate",
+            "smoothing": 1.0,
+            "literal": False,
+            "numbers": True,
+            "uncovered": "token",
+        }
+        return cls(**{**paper, **options})
 
 
 _CHOICES = {
@@ -256,11 +255,9 @@ class TransTokenization(InitMethod):
         counts = counts.plus(ids, alike[ids], amounts)
         if config.numbers:
             targets, sources = number_entries(context.source_tokenizer, context.target_tokenizer)
-            usable = (
-                (plan.target.kinds[targets] == TokenKind.NORMAL)
-                & (plan.source.kinds[sources] == TokenKind.NORMAL)
-                & context.trained[sources]
-            )
+            text = (TokenKind.NORMAL, TokenKind.BYTE)
+            usable = np.isin(plan.target.kinds[targets], text) & np.isin(plan.source.kinds[sources], text)
+            usable &= context.trained[sources]
             counts = counts.plus(targets[usable], sources[usable], np.ones(int(usable.sum())))
         return counts
 
@@ -271,7 +268,7 @@ class TransTokenization(InitMethod):
         open_ids = open_ids[plan.target.kinds[open_ids] == TokenKind.NORMAL]
         if config.uncovered == "none" or not len(open_ids):
             return counts.keep(np.zeros(len(counts), bool))
-        boost = np.where(plan.source.starts_word == 1, config.start_boost, 1.0)
+        boost = np.where(begins_word(plan.source), config.start_boost, 1.0)
         whole = config.distribution == "package"
         found = cover(counts, plan.target, open_ids, boost, spelling=config.uncovered, whole=whole)
         n_found = int((np.diff(found.offsets) > 0).sum())
