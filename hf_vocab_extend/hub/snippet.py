@@ -24,14 +24,25 @@ _USES = {
 """Auto class to what follows after loading; for a class without an entry the snippet only loads."""
 
 
-def usage_snippet(load_name: str, auto: AutoClass | None, architecture: str | None) -> str | None:
+_SENTENCE_TRANSFORMERS = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{load_name}")
+print(model.encode(["{text}"]).shape)"""
+
+
+def usage_snippet(
+    load_name: str, auto: AutoClass | None, architecture: str | None, library: str | None = None
+) -> str | None:
     """Return code that loads a model and runs it once, or None if nothing is known about its class.
 
     Args:
         load_name: Hub id or relative folder.
         auto: The Auto class that loads it, if there is one.
         architecture: The class itself; named if there is no Auto class and transformers exports it.
+        library: Library that loads the model, if it is not transformers alone.
     """
+    if library == "sentence-transformers":
+        return _SENTENCE_TRANSFORMERS.format(load_name=load_name, text=_TEXT)
     loader = auto.name if auto is not None else _exported(architecture)
     if loader is None:
         return None
