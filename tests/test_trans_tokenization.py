@@ -728,3 +728,11 @@ def test_piece_counts_add_up_and_drop_what_is_not_positive() -> None:
     assert counts.columns.tolist() == [1, 2]
     assert counts.counts.tolist() == [2.0, 4.0]
     assert counts.shares().counts.tolist() == [1.0, 1.0]
+
+
+def test_entropy_tells_how_sure_the_counts_are() -> None:
+    counts = PieceCounts.from_entries(
+        np.asarray([0, 1, 1, 1]), np.asarray([2, 0, 1, 2]), np.asarray([7.0, 2.0, 1.0, 1.0]), n_target=3, n_source=3
+    )
+    expected = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert counts.entropy.tolist() == pytest.approx([0.0, expected, 0.0])

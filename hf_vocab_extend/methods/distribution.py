@@ -74,6 +74,12 @@ class PieceCounts:
         """Sum of the counts of each target id, float64, shape `(n_target,)`."""
         return np.bincount(self.rows, weights=self.counts, minlength=self.n_target)
 
+    @property
+    def entropy(self) -> np.ndarray:
+        """Entropy of p(source | target) in nats, 0 where one source token has it all, float64, shape `(n_target,)`."""
+        shares = self.counts / self.mass[self.rows]
+        return np.bincount(self.rows, weights=-shares * np.log(shares), minlength=self.n_target)
+
     def keep(self, mask: np.ndarray) -> PieceCounts:
         """Return only the entries where the mask, bool, shape `(n_entries,)`, is set."""
         before = np.concatenate([[0], np.cumsum(mask)])

@@ -180,7 +180,8 @@ def warn_of_low_coverage(context: FitContext, translations: Translations) -> Non
         f"occurrences in the text; a word takes {translations.pieces[0]:.2f} source tokens and "
         f"{translations.pieces[1]:.2f} target tokens"
     )
-    logger.info("Trans-tokenization: t%s", figures)
+    entropy = float(translations.counts.entropy[new[covered]].mean()) if covered.any() else 0.0
+    logger.info("Trans-tokenization: t%s; mean entropy of their translations %.2f nats", figures, entropy)
     if share < LOW_COVERAGE:
         warnings.warn(
             f"T{figures}. The other rows are put together from parts of words. Bring more text, "
