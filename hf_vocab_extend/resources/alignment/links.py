@@ -24,7 +24,8 @@ class AlignerOptions:
         max_length: Longest side of a pair in units; longer pairs are left out (they are rarely translations unit by
             unit, and the work grows with the product of the lengths).
         max_links: Most possible links (product of both lengths, summed over pairs) that are aligned together. Memory
-            grows with it (about 25 bytes each); a larger text is dealt out evenly to shards that are aligned apart.
+            grows with it (about 10 bytes each for tokens, more where most units are rare); a larger text is dealt out
+            evenly to shards that are aligned apart.
         double: Compute probabilities with 64 bits instead of 32; sums always take 64.
         show_progress: Whether progress bars may be shown.
     """
