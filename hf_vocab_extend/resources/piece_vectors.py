@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from .._logging import progress
 from ..errors import InvalidOptionError
-from ..vocab.canonical import CanonicalVocab, TokenKind
+from ..vocab.canonical import CanonicalVocab, Family, TokenKind
+from ..vocab.pipeline import backend_of
+from ..vocab.reachability import whole_lines
 from .word_vectors import WordVectors
 
 if TYPE_CHECKING:
@@ -96,38 +99,40 @@ def _by_words(
     """Average the vectors of the words that contain a token.
 
     Each word is cut as it is and with a space in front; a word whose both cuts contain a token counts twice for it.
+    Where tokens hold no spaces (WordPiece) both cuts are the same, and one will do.
     """
+    spaced = vocab.family is not Family.WORDPIECE
     n_words = len(space) if options.max_words is None else min(options.max_words, len(space))
     frequencies = WEIGHTINGS[options.weighting](space)
     sums, totals = np.zeros((len(vocab), space.dim)), np.zeros(len(vocab))
-    for start in progress(range(0, n_words, _WORDS_PER_BLOCK), desc="Cut words", unit=" blocks"):
-        block = np.arange(start, min(start + _WORDS_PER_BLOCK, n_words))
-        tokens, places = _incidence([space.words[place] for place in block.tolist()], tokenizer, len(vocab))
-        weights = frequencies[block][places]
-        np.add.at(totals, tokens, weights)
-        sums += _weighted_sums(tokens, places, weights, space.take(block), len(vocab))
+    backend = backend_of(tokenizer)
+    with whole_lines(backend):
+        for start in progress(range(0, n_words, _WORDS_PER_BLOCK), desc="Cut words", unit=" blocks"):
+            block = np.arange(start, min(start + _WORDS_PER_BLOCK, n_words))
+            tokens, places = _incidence([space.words[place] for place in block.tolist()], backend, spaced)
+            weights = frequencies[block][places]
+            totals += np.bincount(tokens, weights, len(vocab))
+            sums += _weighted_sums(tokens, places, weights, space.take(block), len(vocab))
     usable = (totals > 0) & np.isin(vocab.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
     vectors = np.zeros_like(sums, np.float32)
     vectors[usable] = sums[usable] / totals[usable, None]
     return vectors
 
 
-def _incidence(words: list[str], tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which token occurs in which word, once for each of the two cuts, both int64, ordered by token."""
+def _incidence(words: list[str], backend: Tokenizer, spaced: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return which token occurs in which word, both int64, ordered by token.
+
+    Args:
+        words: The words.
+        backend: Cuts them.
+        spaced: Also cut them with a space in front; what occurs in both cuts is listed twice.
+    """
     parts = []
-    for texts in (words, [" " + word for word in words]):
-        cut = tokenizer(
-            texts,
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        owners = np.repeat(np.arange(len(cut)), [len(ids) for ids in cut])
-        flat = np.fromiter(chain.from_iterable(cut), np.int64, len(owners))
-        parts.append(np.unique(flat * len(words) + owners))
+    for texts in (words, [" " + word for word in words])[: 1 + spaced]:
+        rows = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+        parts.append(np.unique(flat * len(words) + np.repeat(np.arange(len(words)), lengths)))
     keys = np.sort(np.concatenate(parts), kind="stable")
     return keys // len(words), keys % len(words)
 
