@@ -65,7 +65,10 @@ def report_equality(runner: Runner, folder: Path, data: Path, family: str, langu
     ours = json.loads((folder / "ours.json").read_text(encoding="utf-8"))
     peer = json.loads((folder / "peer.json").read_text(encoding="utf-8"))
     single = set(json.loads((folder / "signs.json").read_text(encoding="utf-8")))
-    runner.say(f"\n{family}, English to {language}: {pairs:,} pairs, {counted['rows']:,} counts of word pairs\n")
+    runner.say(
+        f"\n{family}, English to {language}: {pairs:,} pairs, {counted['rows']:,} counts of word pairs, "
+        f"{counted['several']:,} of them with words of several tokens\n"
+    )
     runner.say("| target tokens | number | largest difference of a weight | tokens that differ by more than 1e-6 |")
     runner.say("|---|---|---|---|")
     for name, part in (("with counts or the same spelling", "counted"), ("put together from related ones", "related")):

@@ -117,7 +117,7 @@ def ours_align(folder: Path) -> dict:
     options = json.loads((folder / "options.json").read_text())
     source, target = _tokenizers(folder)
     with Measure() as read:
-        bitext = read_bitext(folder / "pairs.tsv", source, target)
+        bitext = read_bitext(folder / "pairs.tsv", source, target, unit="word")
     with Measure() as aligned:
         links = align(bitext, AlignerOptions(aligner=options["aligner"]))
     arrays = links.source_index, links.target_index, links.forward, links.backward
@@ -125,7 +125,9 @@ def ours_align(folder: Path) -> dict:
     counts = UnitCounts(bitext.source, bitext.target, *arrays, len(bitext), *prints)
     counts.save(folder / "counts.safetensors")
     n_rows = _write_table(folder, counts)
-    return {"read": read.to_dict(), "align": aligned.to_dict(), "pairs": len(bitext), "rows": n_rows}
+    several = int(((counts.source.lengths[arrays[0]] > 1) | (counts.target.lengths[arrays[1]] > 1)).sum())
+    return {"read": read.to_dict(), "align": aligned.to_dict(), "pairs": len(bitext), "rows": n_rows,
+            "several": several}  # fmt: skip
 
 
 def ours_map(folder: Path) -> dict:
