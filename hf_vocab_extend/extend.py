@@ -152,9 +152,8 @@ def extend_vocabulary(
             tables = apply_rows(
                 model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of, journal=journal
             )
-            notes = _notes(measured, mapping, chosen, token_vectors is not None) + remap_token_ids(
-                model, plan, target_tokenizer, journal=journal
-            )
+            notes = context.notes + _notes(measured, mapping, chosen, token_vectors is not None)
+            notes += remap_token_ids(model, plan, target_tokenizer, journal=journal)
         report = ExtensionReport(
             mode=mode,
             method=chosen.name,

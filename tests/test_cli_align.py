@@ -99,7 +99,7 @@ def test_a_dictionary_alone_is_enough(
 ) -> None:
     monkeypatch.chdir(folder)
     options = ["--method", "trans_tokenization", "--dictionary", "words.tsv", "--format", "json"]
-    with pytest.warns(VocabExtendWarning, match="cover 1 of 100"):  # little, and it says so
+    with pytest.warns(VocabExtendWarning, match="cover 1 of 100 new"):  # little, and it says so
         code, out, err = run(capsys, "extend", "model", "grown", tmp_path / "out", *options)
     assert code == 0, err
     assert json.loads(out)["report"]["method"] == "trans_tokenization"

@@ -37,7 +37,7 @@ from .factories import sample_pairs, tokenizer
 from .test_invariants import grown, make_model
 from .test_methods import make_context, make_table, target
 
-pytestmark = pytest.mark.filterwarnings("ignore:The pairs cover")  # the made-up counts are few; see its own test
+pytestmark = pytest.mark.filterwarnings("ignore:The .* pairs cover")  # the made-up counts are few; see its own test
 FAMILY_PAIRS = [("gpt2", "bert-cased"), ("bert-cased", "bert-cased"), ("llama2", "xlmr"), ("clip", "gemma")]
 
 
@@ -677,7 +677,7 @@ def test_low_coverage_is_told_with_numbers() -> None:
     token = int(make_context().plan.new_ids[-1])
     context, _ = given(links={((300, 301), (token,)): (3.0, 0.0)})
     n_new = int((context.plan.target.kinds[context.plan.new_ids] == TokenKind.NORMAL).sum())
-    with pytest.warns(VocabExtendWarning, match=rf"cover 1 of {n_new} new tokens .* 2\.00 source tokens and 1\.00"):
+    with pytest.warns(VocabExtendWarning, match=rf"cover 1 of {n_new} new tokens .* of the occurrences"):
         TransTokenization().fit(context)
 
 

@@ -65,13 +65,18 @@ def _vectors_of_pairs(stage: _Stage) -> dict[str, Any]:
     return {"token_vectors": pair_vectors(stage.grown, stage.pairs, seed=stage.seed)}
 
 
+def _pairs(stage: _Stage) -> dict[str, Any]:
+    """Return the training pairs."""
+    return {"parallel": stage.pairs}
+
+
 STEPS = (
     Step("mean", "mean"),
     Step("normal", "normal"),
     Step("subword", "subword"),
     Step("focus, Swahili text", FocusConfig(min_count=2)),
     Step("focus, sentence pairs", FocusConfig(temperature=0.3), _vectors_of_pairs),
-    Step("trans-tokenization, sentence pairs", "trans_tokenization", lambda stage: {"parallel": stage.pairs}),
+    Step("trans-tokenization, sentence pairs", "trans_tokenization", _pairs),
 )
 
 

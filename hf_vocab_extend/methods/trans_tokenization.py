@@ -24,7 +24,7 @@ from .distribution import DIRECTIONS, DISTRIBUTIONS, PieceCounts
 from .mixture import Mixture
 from .spelling import begins_word, has_letters, is_literal, number_entries, spelled_alike
 from .subword import Subword
-from .translations import MIXES, check_weights, read_translations, warn_of_low_coverage
+from .translations import MIXES, check_weights, read_translations, tell_coverage
 from .uncovered import SPELLINGS, cover
 
 logger = get_logger(__name__)
@@ -222,7 +222,7 @@ class TransTokenization(InitMethod):
             CorpusError: If the pairs are missing, empty or broken.
         """
         translations = read_translations(context, self.config)
-        warn_of_low_coverage(context, translations)
+        tell_coverage(context, translations)
         mass = translations.counts.mass
         alike = spelled_alike(context.plan, context.shared)
         counts = self._with_spelling(context, translations.counts, alike)

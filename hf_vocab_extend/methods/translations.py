@@ -36,12 +36,12 @@ class Translations:
     Attributes:
         counts: How often each target token is translated by each source token; only usable source tokens.
         frequency: How often each target token occurs in the pairs, float64, shape `(n_target,)`.
-        pieces: Mean number of tokens of a word on the source and on the target side.
+        n_pairs: Number of pairs in all.
     """
 
     counts: PieceCounts
     frequency: np.ndarray
-    pieces: tuple[float, float]
+    n_pairs: int
 
 
 def named_sources(resources: Resources) -> dict[str, Any]:
@@ -81,13 +81,12 @@ def read_translations(context: FitContext, config: TransTokenizationConfig) -> T
         entries.append(_deal(context, config, units[-1], dictionary=True).scaled(config.dictionary_weight))
     n_target = context.plan.n_target
     frequency = sum((_token_frequency(counts.target, n_target) for counts in units), np.zeros(n_target))
-    pieces = _mean_length([counts.source for counts in units]), _mean_length([counts.target for counts in units])
     total = _add_counts(entries, [1.0] * len(entries))
     if config.source_discount > 0:
         n_source = context.plan.n_source
         spread = sum((_token_frequency(counts.source, n_source) for counts in units), np.zeros(n_source))
         total = total.weighted(np.maximum(spread, 1.0) ** -config.source_discount)
-    return Translations(total, frequency, pieces)
+    return Translations(total, frequency, sum(counts.n_pairs for counts in units))
 
 
 def _read_texts(context: FitContext, config: TransTokenizationConfig) -> dict[str, UnitCounts]:
@@ -159,14 +158,8 @@ def _token_frequency(units: Units, n_ids: int) -> np.ndarray:
     return np.bincount(units.pieces, weights=weights, minlength=n_ids)
 
 
-def _mean_length(sides: list[Units]) -> float:
-    """Return the mean number of pieces of a unit, each unit as often as it occurs."""
-    pieces = sum(float((units.lengths * units.frequency).sum()) for units in sides)
-    return pieces / max(1.0, sum(float(units.frequency.sum()) for units in sides))
-
-
-def warn_of_low_coverage(context: FitContext, translations: Translations) -> None:
-    """Say with numbers when the pairs hardly cover the new tokens: too few pairs, or the two languages swapped."""
+def tell_coverage(context: FitContext, translations: Translations) -> None:
+    """Note how far the pairs cover the new tokens; warn if hardly: too few pairs, or the two languages swapped."""
     plan = context.plan
     new = plan.new_ids[plan.target.kinds[plan.new_ids] == TokenKind.NORMAL]
     if not len(new):
@@ -176,19 +169,19 @@ def warn_of_low_coverage(context: FitContext, translations: Translations) -> Non
     share = float(covered.mean())
     mass = float(frequency[covered].sum() / frequency.sum()) if frequency.sum() else 0.0
     figures = (
-        f"he pairs cover {int(covered.sum())} of {len(new)} new tokens ({share:.1%}) and {mass:.1%} of their "
-        f"occurrences in the text; a word takes {translations.pieces[0]:.2f} source tokens and "
-        f"{translations.pieces[1]:.2f} target tokens"
+        f"The {translations.n_pairs:,} pairs cover {int(covered.sum()):,} of {len(new):,} new tokens ({share:.1%}), "
+        f"which are {mass:.1%} of the occurrences of new tokens in the text."
     )
+    context.notes.append(figures)
     entropy = float(translations.counts.entropy[new[covered]].mean()) if covered.any() else 0.0
-    logger.info("Trans-tokenization: t%s; mean entropy of their translations %.2f nats", figures, entropy)
+    logger.info("Trans-tokenization: %s Mean entropy of their translations: %.2f nats.", figures, entropy)
     if share < LOW_COVERAGE:
         warnings.warn(
-            f"T{figures}. The other rows are put together from parts of words. Bring more text, "
+            f"{figures} The other rows are put together from parts of words. Bring more text, "
             "text of these two languages, the source language first.",
             VocabExtendWarning,
             stacklevel=3,
         )
 
 
-__all__ = ["MIXES", "Translations", "check_weights", "named_sources", "read_translations", "warn_of_low_coverage"]
+__all__ = ["MIXES", "Translations", "check_weights", "named_sources", "read_translations", "tell_coverage"]
