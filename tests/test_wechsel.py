@@ -193,7 +193,9 @@ def test_parallel_text_stands_in_for_a_dictionary_and_joins_it() -> None:
         Wechsel(WechselConfig(**QUICK, align=align)).fit(trained(parallel=pairs, **more))
         for align, more in (("parallel", {}), ("auto", {"dictionary": PAIRS}), ("dictionary", {"dictionary": PAIRS}))
     )
-    by_itself = Wechsel(WechselConfig(**QUICK)).fit(trained(parallel=pairs))
+    once = trained(parallel=iter(pairs))  # can be read once only
+    Wechsel().check_resources(once.resources)
+    by_itself = Wechsel(WechselConfig(**QUICK)).fit(once)
     assert np.array_equal(by_itself.columns, with_text.columns)
     assert np.array_equal(by_itself.weights, with_text.weights)
     for other in (joined, alone):

@@ -7,8 +7,9 @@ source tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,9 @@ ALIGNMENTS: dict[str, PairFinder | None] = {
 }
 """Pairs of words that two spaces are aligned by, by the name of the option."""
 
+_TEXTS = {"source": ("parallel",), "target": ("corpus", "parallel")}
+"""What the vectors of a side can be trained on."""
+
 _CHOICES: dict[str, Iterable[str]] = {
     "align": ALIGNMENTS,
     "pieces": PIECES,
@@ -212,7 +216,7 @@ class Wechsel(InitMethod):
                 )
             return
         for side, given in zip(SIDES, sides, strict=True):
-            if given is None and _text(resources, side) is None:
+            if given is None and not any(getattr(resources, name) is not None for name in _TEXTS[side]):
                 texts = "parallel=" if side == "source" else "corpus= or parallel="
                 raise MissingResourceError(
                     f"There are no {side} word vectors and no {side} text to train them on. Give both spaces as "
@@ -240,6 +244,9 @@ class Wechsel(InitMethod):
             CorpusError: If text is too small for ``min_count``.
             MissingDependencyError: If fastText is needed and not installed.
         """
+        if isinstance(context.resources.parallel, Iterator):  # it is read more than once
+            kept = dataclasses.replace(context.resources, parallel=open_pairs(context.resources.parallel))
+            context = dataclasses.replace(context, resources=kept)
         plan, options = context.plan, self.config.piece_options()
         source, target = self._spaces(context)
         left = piece_vectors(source, context.source_tokenizer, plan.source, options)
