@@ -102,8 +102,10 @@ def extend_vocabulary(
         tokenizer: The source tokenizer; by default that of ``model.config._name_or_path``.
         mode: ``extend`` keeps every source id and row and appends; ``replace`` takes ``new_tokenizer`` as it is.
         corpus: Target-language text: a path, a ``datasets`` object or name, or an iterable of strings.
-        parallel: Pairs ``(source_text, target_text)``.
-        word_vectors: A file, a folder, or a mapping of word to vector.
+        parallel: Pairs ``(source_text, target_text)``: a path, two paths, a ``datasets`` object or name, an iterable;
+            or counts or alignments made of them (:func:`~hf_vocab_extend.resources.alignment.run.read_counts`).
+        word_vectors: Vectors of both languages in one space, or ``(source, target)``: each a file or a mapping of
+            word to vector.
         token_vectors: Vectors of target tokens: a mapping of token to vector, or ``(tokens, matrix)``.
         dictionary: Pairs ``(source_word, target_word)``.
         helper_model: A model that already speaks the target vocabulary.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AUTO = (
     ("trans_tokenization", "parallel", "parallel text was given"),
+    ("wechsel", "word_vectors", "word vectors were given"),
+    ("trans_tokenization", "dictionary", "a dictionary was given"),
     ("focus", "token_vectors", "token vectors were given"),
     ("focus", "corpus", "a corpus was given"),
 )

@@ -35,7 +35,7 @@ from hf_vocab_extend.mapping import RowKind
 from hf_vocab_extend.methods.focus import FocusConfig
 from hf_vocab_extend.vocab.backend import read_json, rebuild
 
-from .factories import TOKENIZERS, swahili, tokenizer
+from .factories import TOKENIZERS, english, sample_pairs, swahili, tokenizer
 
 WIDTH = 16
 NEW_TOKENS = 60
@@ -93,7 +93,7 @@ BUILDERS = {
     "bert-cased": _bert(BertConfig, BertForMaskedLM),
     "clip": _clip,
 }
-METHODS = ("mean", "normal", "subword", "focus")
+METHODS = ("mean", "normal", "subword", "focus", "wechsel", "trans_tokenization")
 FAMILIES = tuple(TOKENIZERS)
 
 
@@ -121,13 +121,21 @@ def replacement(name: str):
     return TOKENIZERS[name](lines=swahili())
 
 
+def _random_vectors(names: list[str]) -> tuple[list[str], np.ndarray]:
+    return names, torch.randn(len(names), 8, generator=torch.Generator().manual_seed(3)).numpy()
+
+
+ARGUMENTS = {
+    "focus": lambda target: {"method": FocusConfig(), "token_vectors": _random_vectors(sorted(target.get_vocab()))},
+    "wechsel": lambda target: {"word_vectors": _random_vectors(sorted({*" ".join((*english(), *swahili())).split()}))},
+    "trans_tokenization": lambda target: {"parallel": sample_pairs()[:150]},
+}
+"""What a method needs, small: ready vectors and few pairs keep the grid quick."""
+
+
 def method_arguments(method: str, target) -> dict:
-    """What a method needs, small: FOCUS takes ready vectors, so that the grid stays quick."""
-    if method != "focus":
-        return {"method": method}
-    tokens = sorted(target.get_vocab())
-    vectors = torch.randn(len(tokens), 8, generator=torch.Generator().manual_seed(3)).numpy()
-    return {"method": FocusConfig(), "token_vectors": (tokens, vectors)}
+    """The arguments of a method, by its name."""
+    return {"method": method, **ARGUMENTS.get(method, lambda target: {})(target)}
 
 
 def run(name: str, method: str, tied: bool, mode: str, padding: int = 0, **more):
