@@ -116,6 +116,13 @@ def ours_align(folder: Path) -> dict:
 
     options = json.loads((folder / "options.json").read_text())
     source, target = _tokenizers(folder)
+    pairs = [line.split("\t") for line in (folder / "pairs.tsv").read_text(encoding="utf-8").splitlines()]
+    with Measure() as floor:
+        for side, tokenizer in enumerate((source, target)):
+            texts = [pair[side] for pair in pairs]
+            for start in range(0, len(texts), 4096):
+                tokenizer.backend_tokenizer.encode_batch_fast(texts[start : start + 4096], add_special_tokens=False)
+    del pairs, texts
     with Measure() as read:
         bitext = read_bitext(folder / "pairs.tsv", source, target, unit="word")
     with Measure() as aligned:
@@ -127,7 +134,7 @@ def ours_align(folder: Path) -> dict:
     n_rows = _write_table(folder, counts)
     several = int(((counts.source.lengths[arrays[0]] > 1) | (counts.target.lengths[arrays[1]] > 1)).sum())
     return {"read": read.to_dict(), "align": aligned.to_dict(), "pairs": len(bitext), "rows": n_rows,
-            "several": several}  # fmt: skip
+            "several": several, "floor": floor.to_dict()}  # fmt: skip
 
 
 def ours_map(folder: Path) -> dict:

@@ -51,6 +51,11 @@ class PieceCounts:
             n_source: Number of source ids.
         """
         keys, summed = _summed(np.asarray(rows, np.int64) * n_source + columns, np.asarray(counts, np.float64))
+        return cls._from_sums(keys, summed, n_target, n_source)
+
+    @classmethod
+    def _from_sums(cls, keys: np.ndarray, summed: np.ndarray, n_target: int, n_source: int) -> PieceCounts:
+        """Build from keys ``target id * n_source + source id``, ascending, each once, and their counts."""
         keys, summed = keys[summed > 0], summed[summed > 0]
         lengths = np.bincount(keys // max(n_source, 1), minlength=n_target)
         return cls(offsets_of(lengths), (keys % max(n_source, 1)).astype(np.int32), summed, n_source)
@@ -217,10 +222,7 @@ def distribute(
     _check_ids(counts.source.pieces, n_source, "source")
     _check_ids(counts.target.pieces, n_target, "target")
     parts = [_deal(counts, links, step, n_source) for step in DISTRIBUTIONS[how]]
-    keys, summed = _summed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return PieceCounts.from_entries(
-        keys // max(n_source, 1), keys % max(n_source, 1), summed, n_target=n_target, n_source=n_source
-    )
+    return PieceCounts._from_sums(*_joined(parts), n_target, n_source)
 
 
 def _deal(counts: UnitCounts, links: Links, step: _Step, n_source: int) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +250,15 @@ def _deal(counts: UnitCounts, links: Links, step: _Step, n_source: int) -> tuple
         sources = counts.source.pieces[counts.source.offsets[links.source_index[link]] + source_place]
         found.append(_summed(targets.astype(np.int64) * n_source + sources, amounts[link]))
         start = stop
-    return _summed(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+    return _joined(found)
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Add up several lists of keys and counts, each ascending with every key once."""
+    filled = [part for part in parts if len(part[0])]
+    if len(filled) < 2:
+        return filled[0] if filled else parts[0]
+    return _summed(*(np.concatenate(arrays) for arrays in zip(*filled, strict=True)))
 
 
 def _summed(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,11 +69,17 @@ def token_strings(vocab: CanonicalVocab, ids: np.ndarray) -> Strings:
 
 def whole_characters(vocab: CanonicalVocab, ids: np.ndarray) -> np.ndarray:
     """Which tokens are text of whole characters, bool, shape of ``ids``."""
-    return np.fromiter(
-        (vocab.kinds[index] == TokenKind.NORMAL and vocab.text(index) is not None for index in ids.tolist()),
-        bool,
-        len(ids),
-    )
+    whole = np.fromiter((_decodes(vocab.raw[index]) for index in ids.tolist()), bool, len(ids))
+    return whole & (vocab.kinds[ids] == TokenKind.NORMAL)
+
+
+def _decodes(raw: bytes) -> bool:
+    """Whether bytes are whole characters."""
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Trie:

@@ -22,8 +22,8 @@ from ..vocab.canonical import TokenKind
 from .base import FitContext, InitMethod, MethodConfig, Resources, check_option
 from .distribution import DIRECTIONS, DISTRIBUTIONS, PieceCounts
 from .mixture import Mixture
+from .segmentation import segment
 from .spelling import begins_word, has_letters, is_literal, number_entries, spelled_alike
-from .subword import Subword
 from .translations import MIXES, check_weights, read_translations, tell_coverage
 from .uncovered import SPELLINGS, cover
 
@@ -289,7 +289,7 @@ class TransTokenization(InitMethod):
         trust[~mixture.covered & (trust > 0)] = 1.0  # what is open so far is left to the fallback method
         if (trust == 1).all():
             return mixture
-        own = Subword().fit(context)
+        own = _own_tokens(context, trust < 1)
         trust[~own.covered] = 1.0
         rows, own_rows = row_of(mixture.offsets), row_of(own.offsets)
         return Mixture.from_entries(
@@ -299,6 +299,26 @@ class TransTokenization(InitMethod):
             n_rows=mixture.n_rows,
             n_source=mixture.n_source,
         )
+
+
+def _own_tokens(context: FitContext, wanted: np.ndarray) -> Mixture:
+    """Return the mean of their own source tokens for some new tokens, as the method ``subword`` finds it.
+
+    Args:
+        context: What the method looks at.
+        wanted: Which of the new tokens, bool, shape `(n_new,)`; the others get no row.
+    """
+    plan = context.plan
+    pieces = segment(context.source_tokenizer, plan.source, plan.target, plan.new_ids[wanted])
+    pieces = pieces.keep(context.trained[pieces.ids])
+    sizes = np.diff(pieces.offsets)
+    return Mixture.from_entries(
+        np.repeat(np.flatnonzero(wanted), sizes),
+        pieces.ids,
+        np.repeat(1 / np.maximum(sizes, 1), sizes),
+        n_rows=len(wanted),
+        n_source=context.n_source,
+    )
 
 
 def _sharpened(shares: PieceCounts, power: float, min_weight: float) -> PieceCounts:
