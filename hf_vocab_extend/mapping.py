@@ -67,13 +67,16 @@ class Explanation:
     kind: RowKind
     sources: tuple[tuple[str | None, float], ...]
     """Source tokens with their weights, largest first."""
+    norm_matched: bool = False
+    """Whether the sum was then scaled to the mean length of its sources."""
 
     def __str__(self) -> str:
         """One line: token, how, and from what."""
         text = f"{self.token!r} (id {self.token_id}): {DESCRIPTIONS[self.kind]}"
         if self.kind is RowKind.SAME or not self.sources:
             return text
-        return text + ": " + " + ".join(f"{weight:.3g} x {token!r}" for token, weight in self.sources)
+        text += ": " + " + ".join(f"{weight:.3g} x {token!r}" for token, weight in self.sources)
+        return f"{text}, scaled to their mean length" if self.norm_matched and len(self.sources) > 1 else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,8 @@ class TokenMapping:
         entries = [(token_id, 1.0)] if kind is RowKind.SAME else self.mixture.row(token_id)
         names = self.source_tokens
         sources = tuple((names[index] if index < len(names) else None, weight) for index, weight in entries)
-        return Explanation(self.tokens[token_id], token_id, kind, sources)
+        matched = self.mixture.norm_matched is not None and bool(self.mixture.norm_matched[token_id])
+        return Explanation(self.tokens[token_id], token_id, kind, sources, matched)
 
     def _find(self, token: str) -> int:
         """Return the id of a token, by its spelling or by its plain text."""

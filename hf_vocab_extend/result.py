@@ -153,8 +153,18 @@ class VocabExtension:
 
     def _side_files(self) -> dict[str, Path]:
         """Return the files beside the base model that stay true, as far as they are on this machine."""
+        from .prepare import hub_name
+
         name = self.model.config._name_or_path
-        return side_files(name, local_only=True) if name else {}
+        if not name or not (Path(name).is_dir() or hub_name(name)):
+            return {}
+        try:
+            return side_files(name, local_only=True)
+        except (OSError, ValueError) as error:  # they are an extra; the model is saved without
+            logger.warning(
+                "The files beside the base model cannot be read (%s) and are left out.", type(error).__name__
+            )
+            return {}
 
     def _write(self, folder: Path, max_shard_size: str | int, extra_files: ExtraFiles) -> None:
         """Write everything but the card."""

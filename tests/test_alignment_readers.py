@@ -52,7 +52,8 @@ def naive_words(cutter: Any, text: str) -> list[Units]:
     encoding = cutter.backend_tokenizer.encode(text, add_special_tokens=False)
     found: list[Units] = []
     place = 0
-    for word in text.split():
+    for word in text.encode().split():  # bytes are cut at ASCII white space only
+        word = word.decode()
         start = text.index(word, place)
         place = start + len(word)
         tokens = [

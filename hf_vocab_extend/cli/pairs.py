@@ -41,6 +41,8 @@ def parallel_of(args: Namespace) -> Any:
         if columns or hasattr(args, "parallel_target"):
             raise InvalidOptionError("--parallel-target and --pair-columns go with --parallel. Give that too.")
         return None
+    if columns and (hasattr(args, "parallel_target") or Path(args.parallel).suffix == COUNTS_SUFFIX):
+        raise InvalidOptionError("--pair-columns names columns of a TSV file or a dataset. Leave it out here.")
     if hasattr(args, "parallel_target"):
         sides = (args.parallel, args.parallel_target)
         missing = [side for side in sides if not Path(side).is_file()]

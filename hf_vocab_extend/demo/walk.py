@@ -209,7 +209,8 @@ class _Stage:
         self.pairs = [(sample.english, sample.swahili) for sample in train]
         self.swahili = [sample.swahili for sample in train]
         say(f"Growing the tokenizer by {num_new_tokens:,} tokens on {len(train):,} Swahili lines")
-        self.grown = extend_tokenizer(self.tokenizer, self.swahili, num_new_tokens)
+        # tokens seen five times or more: fewer whole words that occur only here, more of their parts
+        self.grown = extend_tokenizer(self.tokenizer, self.swahili, num_new_tokens, min_frequency=5)
         say("Embedding the English side with the untouched model")
         self.english = {split: self._embed(pairs, "english") for split, pairs in self._splits()}
 

@@ -323,12 +323,15 @@ def _own_tokens(context: FitContext, wanted: np.ndarray) -> Mixture:
 
 def _sharpened(shares: PieceCounts, power: float, min_weight: float) -> PieceCounts:
     """Raise shares to a power, drop small ones but the largest of each target id, and scale back to sum 1."""
-    if power != 1.0:
-        shares = PieceCounts(shares.offsets, shares.columns, shares.counts**power, shares.n_source).shares()
-    if min_weight <= 0:
-        return shares
     largest = np.zeros(shares.n_target)
     np.maximum.at(largest, shares.rows, shares.counts)
+    if power != 1.0:  # relative to the largest, which so stays 1 however high the power
+        raised = (shares.counts / largest[shares.rows]) ** power
+        raised = np.maximum(raised, np.finfo(np.float64).tiny)
+        shares = PieceCounts(shares.offsets, shares.columns, raised, shares.n_source).shares()
+        np.maximum.at(largest := np.zeros(shares.n_target), shares.rows, shares.counts)
+    if min_weight <= 0:
+        return shares
     return shares.keep((shares.counts >= min_weight) | (shares.counts == largest[shares.rows])).shares()
 
 

@@ -49,6 +49,8 @@ def named_sources(resources: Resources) -> dict[str, Any]:
     given = resources.parallel
     if given is None:
         return {}
+    if any(base.__module__.partition(".")[0] == "datasets" for base in type(given).__mro__):
+        return {"parallel": given}  # a DatasetDict is a mapping of splits, not of languages: open_pairs asks for one
     return dict(given) if isinstance(given, Mapping) else {"parallel": given}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CorpusError
 from .corpus import DATASET_BATCH, HUB_NAME, is_dataset, load_hub_dataset
-from .readers import READERS, REFUSED, decoded_lines, format_suffix, pick_column, read_file
+from .readers import READERS, REFUSED, decoded_lines, format_suffix, pick_column, read_file, read_text
 
 Pair = tuple[str, str]
 TRANSLATION = "translation"
@@ -161,7 +161,17 @@ def _tsv(path: Path, columns: tuple[str, str] | None) -> Iterator[Pair]:
 
 
 def _two_files(source: Path, target: Path) -> Iterator[Pair]:
-    """Yield the lines of two files side by side."""
+    """Yield the lines of two files side by side.
+
+    Raises:
+        CorpusError: If they are of unequal length, or of a format whose reader skips records, which would shift lines.
+    """
+    for path in (source, target):
+        if READERS.get(suffix := format_suffix(path), read_text) is not read_text:
+            raise CorpusError(
+                f"'{path.name}' is a {suffix} file. Two files are read line by line, so both must be plain text; put "
+                "the pairs into one TSV file, or load them with datasets."
+            )
     lines = 0
     for left, right in zip_longest(read_file(source, None), read_file(target, None)):
         if left is None or right is None:

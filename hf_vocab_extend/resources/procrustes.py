@@ -90,7 +90,10 @@ def _nothing_found(
             "Pairs are (source_word, target_word), spaces (source, target)."
         )
     if not pairs:
-        return "The dictionary is empty. Bring pairs (source_word, target_word)."
+        return (
+            f"There is no pair of words to align {source.name} and {target.name} by. Bring dictionary= with pairs "
+            "(source_word, target_word), or more parallel text."
+        )
     first, word = pairs[0], source.words[0]
     return (
         f"{fact}. Its first pair is {first!r}; the first word of {source.name} is {word!r}. Bring a dictionary of "

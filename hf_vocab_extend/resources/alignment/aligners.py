@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._logging import get_logger, progress_bar
+from ..._logging import progress_bar
 from ...errors import InvalidOptionError
 from . import hmm, ibm1
-from .eflomal import align_eflomal
+from .eflomal import align_eflomal, find_program
 from .grid import Grid, build_grid
 from .lexicon import Lexicon
 from .links import AlignerOptions, Links, merge_links
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .bitext import Bitext
 
 __all__ = ["ALIGNERS", "AlignerOptions", "Links", "align"]
-
-logger = get_logger(__name__)
 
 _CELLS = {"cpu": 1 << 18, "cuda": 1 << 22}  # of a batch: what a cache holds, what keeps a GPU busy
 Tick = Callable[[], object]
@@ -142,15 +140,6 @@ def _shards(bitext: Bitext, options: AlignerOptions) -> list[np.ndarray]:
     """Deal the pairs out to shards of about equal size, every shard from the whole length of the text."""
     lengths = np.stack([np.diff(bitext.source_offsets), np.diff(bitext.target_offsets)])
     usable = np.flatnonzero((lengths.min(0) > 0) & (lengths.max(0) <= options.max_length))
-    n_long = int((lengths.max(0, initial=0) > options.max_length).sum())
-    if n_long:
-        logger.warning(
-            "%d of %d pairs have a side of more than %d units and are left out of the alignment; max_length sets the "
-            "limit.",
-            n_long,
-            lengths.shape[1],
-            options.max_length,
-        )
     n_links = int(lengths[:, usable].prod(0).sum())
     n_shards = -(-n_links // options.max_links)
     return [usable[shard::n_shards] for shard in range(n_shards)]
@@ -173,3 +162,13 @@ ALIGNERS: dict[str, Callable[[Bitext, AlignerOptions], Links]] = {
     "ibm1": align_ibm1,
     "eflomal": align_eflomal,
 }
+
+OWN = frozenset({"hmm", "ibm1"})
+"""Aligners of this package; they leave out pairs of more than ``max_length`` units."""
+
+CHECKS: dict[str, Callable[[AlignerOptions], object]] = {
+    "hmm": _place,
+    "ibm1": _place,
+    "eflomal": lambda options: find_program(),
+}
+"""What raises if an aligner cannot run here, before any work."""

@@ -20,7 +20,8 @@ class AlignerOptions:
         null_share: How likely ``hmm`` takes a unit to have no translation, above 0 and below 1.
         prior: Concentration of the Dirichlet prior on the translations of a unit; 0 for none.
         device: Where to compute, as torch names it; None for the CPU.
-        threads: Threads of the computation on a CPU; None leaves torch's setting as it is.
+        threads: Threads of the computation on a CPU. The last bits of a sum depend on them, so 1 gives the same counts
+            on every machine; None leaves torch's setting as it is.
         max_length: Longest side of a pair in units; longer pairs are left out (they are rarely translations unit by
             unit, and the work grows with the product of the lengths).
         max_links: Most possible links (product of both lengths, summed over pairs) that are aligned together. Memory
@@ -36,7 +37,7 @@ class AlignerOptions:
     null_share: float = 0.05
     prior: float = 0.0
     device: str | None = None
-    threads: int | None = None
+    threads: int | None = 1
     max_length: int = 400
     max_links: int = 200_000_000
     double: bool = False

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..._logging import get_logger
-from ...errors import InvalidOptionError, OutputFolderError, VocabExtendWarning
+from ...errors import AlignmentError, InvalidOptionError, OutputFolderError, VocabExtendWarning
 from ...vocab.backend import read_json
 from .. import cache
 from ..parallel import Pairs, open_pairs
-from .aligners import ALIGNERS
-from .bitext import DEFAULT_UNIT, UNITS, read_bitext
+from .aligners import ALIGNERS, CHECKS, OWN
+from .bitext import DEFAULT_UNIT, UNITS, Bitext, read_bitext
 from .counts import UnitCounts, vocab_fingerprint
 from .links import AlignerOptions
 from .order import warn_if_swapped, warn_if_unknown
@@ -81,11 +82,36 @@ def align_pairs(
     key = _cache_key(opened, tokenizers, options, unit, processes) if use_cache else None
     counts = _load(key)
     if counts is None:
+        if options.aligner in CHECKS:
+            CHECKS[options.aligner](options)  # a missing program or device shows before the text is read for good
         shown = dataclasses.replace(options, show_progress=options.show_progress and show_progress)
         counts = _align(opened, tokenizers, shown, unit, processes)
         _store(key, counts)
     warn_if_unknown(counts.info, opened.name)
+    _warn_if_long(counts, options)
     return counts
+
+
+def _warn_if_long(counts: UnitCounts, options: AlignerOptions) -> None:
+    """Say how many pairs were too long to be aligned.
+
+    Raises:
+        AlignmentError: If all were.
+    """
+    n_long = counts.info.get("n_long_pairs", 0)
+    if not len(counts):
+        raise AlignmentError(
+            f"The aligner '{options.aligner}' links no unit of the {counts.n_pairs} pairs; {n_long} of them have a "
+            f"side of more than {options.max_length} units. Bring pairs of sentences, or raise max_length."
+        )
+    if n_long:
+        warnings.warn(
+            f"{n_long} of {counts.n_pairs} pairs have a side of more than {options.max_length} units and were left "
+            "out of the alignment. Cut them into sentences, or align with AlignerOptions(max_length=...) and give the "
+            "counts as parallel=.",
+            VocabExtendWarning,
+            stacklevel=4,
+        )
 
 
 def _align(
@@ -111,8 +137,16 @@ def _align(
         n_pairs=len(bitext),
         source_vocab=vocab_fingerprint(tokenizers[0]),
         target_vocab=vocab_fingerprint(tokenizers[1]),
-        info={"processes": processes, **_told(options), **bitext.info},
+        info={"processes": processes, **_told(options), **bitext.info, "n_long_pairs": _n_long(bitext, options)},
     )
+
+
+def _n_long(bitext: Bitext, options: AlignerOptions) -> int:
+    """Return how many pairs our own aligners leave out for their length."""
+    if options.aligner not in OWN:
+        return 0
+    sides = (np.diff(offsets) > options.max_length for offsets in (bitext.source_offsets, bitext.target_offsets))
+    return int(np.logical_or(*sides).sum())
 
 
 def _told(options: AlignerOptions) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .words import WordFinder
 Row = tuple[str, str, float]
 SPELLINGS = ("text", "token")
 BATCH_ROWS = 16384
+_MOST_WORDS = 4.0  # of a side on average; terms of a dictionary are shorter, sentences longer
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,10 @@ def _count_rows(
     """Count rows batch by batch."""
     sides = _EntrySide(source_tokenizer, table), _EntrySide(target_tokenizer, table)
     parts: list[LinkArrays] = []
-    n_rows = n_kept = 0
+    n_rows, n_kept, n_words = 0, 0, 0.0
     while batch := list(islice(rows, BATCH_ROWS)):
         sources, targets, numbers = zip(*batch, strict=True)
+        n_words += sum(text.count(" ") + 1 for side in (sources, targets) for text in side)
         source, target = sides[0].add(sources), sides[1].add(targets)
         counts = np.asarray(numbers, np.float64)
         known = (source[0] >= 0) & (target[0] >= 0) & (counts > 0)
@@ -158,6 +160,12 @@ def _count_rows(
         left, right, forward = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
         parts.append(sum_links(left, right, forward, np.zeros(len(forward))))
         n_rows, n_kept = n_rows + len(batch), n_kept + int(known.sum())
+    n_words /= max(1, 2 * n_rows)
+    if info["aligner"] == "table" and n_words > _MOST_WORDS:
+        raise AlignmentError(
+            f"A side of a row of counts has {n_words:.1f} words on average: these look like sentences with a score, "
+            "not words with a count. Name the two columns of text (columns=, --pair-columns) or drop the third."
+        )
     if not n_kept:
         raise AlignmentError(
             f"None of the {n_rows} rows has a count and a known token on both sides. Check the order of the languages "
