@@ -11,7 +11,7 @@ import torch
 from ..errors import InvalidOptionError
 from .language_set import LanguageSet
 from .reading import IGNORED, IdSpace, narrowed, reading_mixed, widened_logits
-from .segments import Prompt, Segment, as_segments, decode_rows, encode_segments, pad_rows
+from .segments import Prompt, Segment, as_batch, as_segments, decode_rows, encode_segments, languages_of, pad_rows
 from .slots import Slot
 
 if TYPE_CHECKING:
@@ -47,16 +47,14 @@ class MixedText(LanguageSet):
             on the model's device.
 
         Raises:
-            InvalidOptionError: If a segment is of a language that is not here, or no pair.
+            InvalidOptionError: If a segment is of a language that is not here, or no pair, or a prompt gives no ids.
         """
-        many = isinstance(prompts, str) or _is_segment(prompts)
-        batch: list[Any] = [prompts] if many else list(prompts)
         rows: list[dict[str, Any]] = []
-        for prompt in batch:
+        for prompt in as_batch(prompts, self.languages):
             segments = as_segments(prompt, self.input_language, self.tokenizers)
             row = encode_segments(segments, self.tokenizers, self.languages, special_tokens=special_tokens)
             rows.append(row | {"labels": row["input_ids"]} if labels else row)
-        return self.collate(rows, padding_side=padding_side)
+        return self.collate(rows, padding_side=padding_side).to(self.device)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], *, padding_side: str | None = None) -> BatchEncoding:
         """Pad rows to one batch; pass it to ``Trainer`` as ``data_collator``.
@@ -65,16 +63,19 @@ class MixedText(LanguageSet):
             rows: Each with ``input_ids``, and ``language_ids``, ``attention_mask`` or ``labels`` where it has them.
             padding_side: As in :meth:`encode`.
 
+        Returns:
+            Tensors on the CPU, so that a data loader can pin them; ``Trainer`` moves them.
+
         Raises:
-            InvalidOptionError: If there are no rows.
+            InvalidOptionError: If there are no rows, or they do not have the same columns.
         """
         if not rows:
             raise InvalidOptionError("There is nothing to encode. Give at least one prompt.")
         side = padding_side or ("left" if self._continues else "right")
-        pad = self.tokenizers[self.output_language].pad_token_id or 0
-        return pad_rows(
-            rows, pad_id=pad, pad_language=self.languages.index(self.output_language), side=side, device=self.device
-        )
+        # Ids without language_ids are read as the input language's, their padding too.
+        reader = self.output_language if "language_ids" in rows[0] else self.input_language
+        pad = self.tokenizers[reader].pad_token_id or 0
+        return pad_rows(rows, pad_id=pad, pad_language=self.languages.index(reader), side=side)
 
     def decode(
         self,
@@ -89,17 +90,17 @@ class MixedText(LanguageSet):
         Args:
             sequences: Ids, shape `(batch, length)`, such as :meth:`generate` gives.
             language_ids: Those of the prompt, shape `(batch, prompt length)`, or of fewer rows if several sequences
-                were generated for each; ids beyond are of the output language.
+                were generated for each; ids beyond are of the output language. Of a model with an encoder and a
+                decoder, sequences are what it wrote, without the prompt: this and ``attention_mask`` are ignored.
             attention_mask: That of the prompt; what it masks is left out.
             skip_special_tokens: Leave special tokens out.
+
+        Raises:
+            InvalidOptionError: If shapes or language ids do not fit.
         """
-        found = torch.full_like(sequences, self.languages.index(self.output_language))
-        for given, marker in ((language_ids, None), (attention_mask, -1)):
-            if given is None:
-                continue
-            part = given.repeat_interleave(len(sequences) // len(given), 0).to(found.device)
-            head = found[:, : part.shape[1]]
-            found[:, : part.shape[1]] = part if marker is None else head.masked_fill(part == 0, marker)
+        if self.model.config.is_encoder_decoder:
+            language_ids = attention_mask = None
+        found = languages_of(sequences, language_ids, attention_mask, self.languages, self.output_language)
         return decode_rows(sequences, found, self.tokenizers, self.languages, skip_special_tokens=skip_special_tokens)
 
     def forward(
@@ -261,10 +262,3 @@ class MixedText(LanguageSet):
         masked = labels.masked_fill(language_ids != self.languages.index(self._output), IGNORED)
         counted = masked[:, 1:] if self._continues else masked
         return masked, not bool((counted != IGNORED).any())
-
-
-def _is_segment(prompts: Any) -> bool:
-    """Whether prompts are the segments of one prompt: pairs of strings."""
-    return len(prompts) > 0 and all(
-        isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item) for item in prompts
-    )
