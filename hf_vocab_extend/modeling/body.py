@@ -85,6 +85,19 @@ def fingerprint(model: nn.Module, vocabulary: Collection[int]) -> BodyFingerprin
     return BodyFingerprint(structure.hexdigest()[:32], values.hexdigest()[:32], n_tensors)
 
 
+def check_same_structure(own: BodyFingerprint, other: BodyFingerprint, language: str) -> None:
+    """Raise if a language was made for a body with other parameters.
+
+    Raises:
+        BaseModelMismatchError: If their names or shapes differ.
+    """
+    if own.structure != other.structure:
+        raise BaseModelMismatchError(
+            f"Language '{language}' was made for another architecture: its body has {other.n_tensors} parameters, "
+            f"this one {own.n_tensors}, or their names and shapes differ. Load the base model that it names."
+        )
+
+
 def check_same_body(own: BodyFingerprint, other: BodyFingerprint, language: str, *, allow_other_body: bool) -> None:
     """Raise if a language was made for another body.
 
@@ -92,11 +105,7 @@ def check_same_body(own: BodyFingerprint, other: BodyFingerprint, language: str,
         BaseModelMismatchError: If the architecture differs, or the values do and ``allow_other_body`` is False; if it
             is True, that is a warning.
     """
-    if own.structure != other.structure:
-        raise BaseModelMismatchError(
-            f"Language '{language}' was made for another architecture: its body has {other.n_tensors} parameters, "
-            f"this one {own.n_tensors}, or their names and shapes differ. Load the base model that it names."
-        )
+    check_same_structure(own, other, language)
     if own.values == other.values:
         return
     message = f"Language '{language}' was made for a body with other values than this one's"

@@ -108,6 +108,10 @@ class LanguageHeads(StoredHeads):
                 f"extension is the name '{os.path.basename(extension)}'. A saved language is loaded by "
                 "load_language, a tokenizer by AutoTokenizer.from_pretrained."
             )
+        if not callable(getattr(extension, "get_vocab", None)):
+            raise InvalidOptionError(
+                f"extension is a {type(extension).__name__}. Give what extend_vocabulary returned, or a tokenizer."
+            )
         with self.using(self.base_language):
             if mode == "replace":
                 modules = self.model.named_modules()
@@ -125,16 +129,16 @@ class LanguageHeads(StoredHeads):
         """
         return list(self._language(name).tensors.parameters())
 
-    def freeze_body(self, *, train: Sequence[str] | None = None) -> None:
+    def freeze_body(self, *, train: str | Sequence[str] | None = None) -> None:
         """Let only vocabularies be trained; adapters of peft stay as they are.
 
         Args:
-            train: Languages to train; by default all. The others are frozen too.
+            train: Language or languages to train; by default all. The others are frozen too.
 
         Raises:
             InvalidOptionError: If one is not here; nothing is changed.
         """
-        chosen = self.languages if train is None else train
+        chosen = self.languages if train is None else (train,) if isinstance(train, str) else tuple(train)
         for name in chosen:
             self._language(name)
         for _, parameter in body_parameters(self.model, self._vocabulary_ids()):

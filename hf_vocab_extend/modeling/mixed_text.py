@@ -152,6 +152,8 @@ class MixedText(LanguageSet):
         with self._reading(input_ids, language_ids, attention_mask) as (inputs, _):
             output = self.model(**inputs, **given)
         if nothing_left:
+            if isinstance(output, tuple):  # of return_dict=False: loss and logits come first
+                return output[1].sum() * 0.0, *output[1:]
             output["loss"] = output.logits.sum() * 0.0
         return output
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidTableError, OutputFolderError, UnsupportedModelError
+from ..errors import HubError, InvalidOptionError, InvalidTableError, OutputFolderError, UnsupportedModelError
 from ..saving import CARD_FILE, SPARE_BYTES, check_output_folder, model_bytes, save_tokenizer, staged_folder
 from .body import adapter_parameters
 from .language_card import heads_card, language_card
@@ -162,6 +162,7 @@ def local_folder(name: str | os.PathLike[str], *, revision: str | None, token: s
 
     Raises:
         OutputFolderError: If it looks like a local path and is not there.
+        HubError: If the Hub does not give it.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -169,9 +170,20 @@ def local_folder(name: str | os.PathLike[str], *, revision: str | None, token: s
     text = str(name)
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise OutputFolderError(f"There is no folder '{path.name}'. Check the path.")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
-    return Path(snapshot_download(text, revision=revision, token=token, endpoint=os.environ.get("HF_ENDPOINT")))
+    endpoint = os.environ.get("HF_ENDPOINT")
+    reason: Exception
+    try:
+        return Path(snapshot_download(text, revision=revision, token=token, endpoint=endpoint))
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        problem, reason = "has no such repository", error
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+        problem, reason = "does not give it", error
+    said = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
+    raise HubError(
+        f"'{text}' is no folder here, and the Hub {problem} ({said}). Check the name, the network and the token."
+    ) from reason
 
 
 def push(
@@ -192,14 +204,19 @@ def push(
         options: ``private``, ``token``, ``revision``, ``create_pr``.
 
     Raises:
+        InvalidOptionError: If there is no such option; nothing is saved.
         HubError: If the Hub refuses; the message says what to do.
     """
     from ..hub.push import check_repo_id, push_with_card
 
+    settings: dict[str, Any] = {"private": None, "token": None, "revision": None, "create_pr": False}
+    unknown = sorted(set(options) - set(settings))
+    if unknown:
+        raise InvalidOptionError(f"There is no option '{unknown[0]}'. Options: {', '.join(settings)}, commit_message.")
+    settings |= options
     name = check_repo_id(repo_id).rpartition("/")[2]
     with tempfile.TemporaryDirectory(prefix="hf_vocab_extend-") as scratch:
         save(Path(scratch) / name)
-        settings = {"private": None, "token": None, "revision": None, "create_pr": False} | options
         return push_with_card(
             Path(scratch) / name, repo_id, {}, commit_message=commit_message, render=card, **settings
         )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BaseModelMismatchError
 from ..prepare import hub_name
-from .body import check_same_body
+from .body import check_same_body, check_same_structure
 from .language import check_fits, check_new_name
 from .language_card import heads_card, language_card
-from .language_files import BaseModel, load_tokenizer, read_language
+from .language_files import BaseModel, StoredLanguage, load_tokenizer, read_language
 from .mixed_text import MixedText
 from .storage import LANGUAGES_FOLDER, load_model, local_folder, push, read_heads_file, save_all, save_one
 
@@ -78,6 +78,18 @@ class StoredHeads(MixedText):
             InvalidTableError: If a file is cut short.
         """
         stored = read_language(local_folder(name_or_path, revision=revision, token=token), name)
+        self._check_base(stored)
+        check_same_body(self._fingerprint(), stored.base.body, stored.language.name, allow_other_body=allow_other_body)
+        self._admit(stored.language, stored.language.settings)
+        return stored.language.name
+
+    def _check_base(self, stored: StoredLanguage) -> None:
+        """Raise unless a language can be taken in and is for this class of model.
+
+        Raises:
+            InvalidOptionError: If its name is taken.
+            BaseModelMismatchError: If it was made for another class, or its rows do not fit.
+        """
         language, base = stored.language, stored.base
         check_new_name(language.name, list(self.languages))
         own = (self.config.model_type, type(self.model).__name__)
@@ -87,9 +99,6 @@ class StoredHeads(MixedText):
                 f"this model is a {own[1]}. Load the base model that it names."
             )
         check_fits(language, self.slots)
-        check_same_body(self._fingerprint(), base.body, language.name, allow_other_body=allow_other_body)
-        self._admit(language, language.settings)
-        return language.name
 
     def push_language(self, name: str, repo_id: str, *, base_model: str | None = None, **options: Any) -> CommitInfo:
         """Save one language and upload it in one commit: a small repository that names its base model.
@@ -101,7 +110,7 @@ class StoredHeads(MixedText):
             options: ``private``, ``token``, ``revision``, ``create_pr``, ``commit_message``.
 
         Raises:
-            InvalidOptionError: If the language is not here.
+            InvalidOptionError: If the language is not here, or an option is unknown.
             HubError: If the Hub refuses; the message says what to do.
         """
         language, base = self._language(name), self._base_model(base_model)
@@ -186,8 +195,12 @@ class StoredHeads(MixedText):
         model = load_model(folder, content["architecture"], **model_options)
         heads = cls(model, load_tokenizer(folder), content["base_language"])
         heads._origin = content["base_model"], content["base_revision"]
-        for language in content["languages"]:
-            heads.load_language(folder / LANGUAGES_FOLDER / language)
+        for name in content["languages"]:
+            # They were saved with this body: loaded in another type, its values are rounded twice and may differ.
+            stored = read_language(folder / LANGUAGES_FOLDER / name, None)
+            heads._check_base(stored)
+            check_same_structure(heads._fingerprint(), stored.base.body, name)
+            heads._admit(stored.language, stored.language.settings)
         heads.set_language(input=content["input"], output=content["output"])
         return heads
 
