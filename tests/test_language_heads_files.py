@@ -404,9 +404,15 @@ def test_one_language_goes_to_the_hub_in_one_commit(hub: Hub) -> None:
 
 
 def test_everything_goes_to_the_hub(hub: Hub) -> None:
-    heads("llama").push_to_hub("me/llama-hydra", token=WRITE_TOKEN)
+    both = heads("llama")
+    both.push_to_hub("me/llama-hydra", token=WRITE_TOKEN)
     files = set(hub.repos["me/llama-hydra"].branches["main"])
     assert {"config.json", "model.safetensors", HEADS_FILE, f"languages/sw/{TENSORS_FILE}"} <= files
+    both.remove_language("sw")
+    both.push_to_hub("me/llama-hydra", token=WRITE_TOKEN)
+    files = hub.repos["me/llama-hydra"].branches["main"]
+    assert {name for name in files if name.startswith("languages/")} == set()
+    assert split_front_matter(files["README.md"].decode("utf-8"))[0]["language"] == ["en"]
 
 
 def test_a_language_comes_from_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from huggingface_hub import errors
 
 from hf_vocab_extend import LanguageHeads
 from hf_vocab_extend.errors import BaseModelMismatchError, HubError, InvalidOptionError
+from hf_vocab_extend.hub.card import split_front_matter
 from hf_vocab_extend.modeling.language_files import LANGUAGE_FILE
+from hf_vocab_extend.modeling.storage import is_replaced
 
 from .language_models import EN_SIZE, SW_SIZE, heads, pair, random_ids
 
@@ -53,6 +55,33 @@ def test_a_mistyped_name_is_said_to_be_nowhere(monkeypatch: pytest.MonkeyPatch, 
         heads("llama").load_language("me/swahli")
     with pytest.raises(HubError, match="'swahli' is no folder here"):
         LanguageHeads.from_pretrained("swahli")
+
+
+def test_a_language_that_was_removed_goes_from_the_folder(tmp_path: Path) -> None:
+    both = heads("llama")
+    both.save_pretrained(tmp_path / "out")
+    (tmp_path / "out" / "languages" / "notes").mkdir()
+    both.remove_language("sw")
+    both.save_pretrained(tmp_path / "out", overwrite=True)
+    assert [path.name for path in (tmp_path / "out" / "languages").iterdir()] == ["notes"]
+    front, _ = split_front_matter((tmp_path / "out" / "README.md").read_text("utf-8"))
+    assert front["language"] == ["en"]
+    assert LanguageHeads.from_pretrained(tmp_path / "out").languages == ("en",)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model-00001-of-00002.safetensors", True),
+        ("languages/sw/language_head.safetensors", True),
+        ("languages/sw/tokenizer.json", True),
+        ("languages/sw/notes.md", False),
+        ("other/tokenizer.json", False),
+        ("language_head.safetensors", False),
+    ],
+)
+def test_files_of_an_earlier_push(name: str, expected: bool) -> None:
+    assert is_replaced(name) == expected
 
 
 def test_what_is_no_extension() -> None:

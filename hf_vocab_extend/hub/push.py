@@ -109,11 +109,12 @@ def push_with_card(
     create_pr: bool,
     commit_message: str | None,
     render: Render | None = None,
+    replaces: Callable[[str], bool] | None = None,
 ) -> CommitInfo:
     """Do what :func:`push_folder` does, with arguments of ``render_card`` that go before what the Hub's card says.
 
     With ``render``, the folder may hold anything, and its card is what that gives for the repository's full name and
-    the README.md that is there already.
+    the README.md that is there already. ``replaces`` says which files without a successor are removed.
     """
     path = Path(folder)
     if render is None and not (path / "config.json").is_file():
@@ -132,8 +133,8 @@ def push_with_card(
             for name in names
             if name != "README.md"
         ]
-        if REPORT_FILE in names:
-            operations += _deletions(api, full_name, revision, names)
+        if REPORT_FILE in names or replaces is not None:
+            operations += _deletions(api, full_name, revision, names, replaces or is_replaced_by_a_save)
         if render is not None:
             text: str | None = render(full_name, remote_card(api, full_name, revision))
         else:
@@ -175,10 +176,12 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def _deletions(api: HfApi, repo_id: str, revision: str | None, names: list[str]) -> list[CommitOperationDelete]:
+def _deletions(
+    api: HfApi, repo_id: str, revision: str | None, names: list[str], replaces: Callable[[str], bool]
+) -> list[CommitOperationDelete]:
     """Return the removal of an older model's files: beside shards, a loader would read an old single file first."""
     present = api.list_repo_files(repo_id, revision=revision)
-    return [CommitOperationDelete(name) for name in present if is_replaced_by_a_save(name) and name not in names]
+    return [CommitOperationDelete(name) for name in present if replaces(name) and name not in names]
 
 
 def _card(api: HfApi, folder: Path, repo_id: str, revision: str | None, given: Mapping[str, Any]) -> str | None:

@@ -115,5 +115,5 @@ def _assemble(
     data |= {"base_model": base.name, "base_model_relation": relation} if base.name else {}
     front = ModelCardData(**(data | card_data)).to_dict()
     name = load_name.rpartition("/")[2] or title
-    explicit = {"base_model", "base_model_relation", "library_name", *card_data}
+    explicit = {"language", "base_model", "base_model_relation", "library_name", *card_data}
     return merge_card(existing, front, explicit, name, "\n\n".join([BEGIN, *parts, END]))

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, InvalidOptionError, InvalidTableError, OutputFolderError, UnsupportedModelError
-from ..saving import CARD_FILE, SPARE_BYTES, check_output_folder, model_bytes, save_tokenizer, staged_folder
+from ..result import MAPPING_FILE
+from ..saving import (
+    CARD_FILE,
+    SPARE_BYTES,
+    check_output_folder,
+    is_replaced_by_a_save,
+    model_bytes,
+    save_tokenizer,
+    staged_folder,
+)
 from .body import adapter_parameters
 from .language_card import heads_card, language_card
-from .language_files import BaseModel, read_json, write_language
+from .language_files import LANGUAGE_FILE, TENSORS_FILE, BaseModel, read_json, write_language
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -76,7 +86,7 @@ def save_all(
         base: What the languages are said to belong to.
         active: Input and output language.
         max_shard_size: Largest size of one file of weights.
-        overwrite: Write into a folder that is not empty.
+        overwrite: Write into a folder that is not empty; languages there that are not among these are removed.
         verify: Load the languages again and compare.
     """
     from ..hub.card import read_card
@@ -104,6 +114,21 @@ def save_all(
         }
         (folder / HEADS_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
         (folder / CARD_FILE).write_bytes(text.encode("utf-8"))
+    _remove_other_languages(target / LANGUAGES_FOLDER, others)
+
+
+def _remove_other_languages(folder: Path, kept: list[str]) -> None:
+    """Remove the folders of languages that an earlier save left; whatever holds no language stays."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name not in kept and not path.is_symlink() and (path / LANGUAGE_FILE).is_file():
+            shutil.rmtree(path)
+
+
+def is_replaced(name: str) -> bool:
+    """Whether a file of a repository is one of an earlier save, so that one without a successor is removed."""
+    last = name.rpartition("/")[2]
+    of_language = is_replaced_by_a_save(last) or last in (LANGUAGE_FILE, TENSORS_FILE, MAPPING_FILE)
+    return is_replaced_by_a_save(name) or (name.startswith(f"{LANGUAGES_FOLDER}/") and of_language)
 
 
 def _state_without_adapters(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -192,6 +217,7 @@ def push(
     card: Callable[[str, str | None], str],
     *,
     commit_message: str,
+    replaces: Callable[[str], bool] | None = None,
     **options: Any,
 ) -> CommitInfo:
     """Save into a folder of its own and upload that in one commit.
@@ -201,6 +227,7 @@ def push(
         save: Writes the folder.
         card: Takes the repository's full name and its present README.md, gives the new one.
         commit_message: First line of the commit.
+        replaces: Whether a file of the repository is removed if the folder has none of its name.
         options: ``private``, ``token``, ``revision``, ``create_pr``.
 
     Raises:
@@ -218,5 +245,11 @@ def push(
     with tempfile.TemporaryDirectory(prefix="hf_vocab_extend-") as scratch:
         save(Path(scratch) / name)
         return push_with_card(
-            Path(scratch) / name, repo_id, {}, commit_message=commit_message, render=card, **settings
+            Path(scratch) / name,
+            repo_id,
+            {},
+            commit_message=commit_message,
+            render=card,
+            replaces=replaces,
+            **settings,
         )

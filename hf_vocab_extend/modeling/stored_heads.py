@@ -12,7 +12,7 @@ from .language import check_fits, check_new_name
 from .language_card import heads_card, language_card
 from .language_files import BaseModel, StoredLanguage, load_tokenizer, read_language
 from .mixed_text import MixedText
-from .storage import LANGUAGES_FOLDER, load_model, local_folder, push, read_heads_file, save_all, save_one
+from .storage import LANGUAGES_FOLDER, is_replaced, load_model, local_folder, push, read_heads_file, save_all, save_one
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -166,6 +166,7 @@ class StoredHeads(MixedText):
             repo_id,
             self.save_pretrained,
             lambda full_name, existing: heads_card(entries, base, full_name, existing),
+            replaces=is_replaced,
             **({"commit_message": "Model with several vocabularies"} | options),
         )
 
