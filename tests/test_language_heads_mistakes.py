@@ -10,11 +10,11 @@ from huggingface_hub import errors
 
 from hf_vocab_extend import LanguageHeads
 from hf_vocab_extend.errors import BaseModelMismatchError, HubError, InvalidOptionError
-from hf_vocab_extend.hub.card import split_front_matter
+from hf_vocab_extend.hub.card import render_card, split_front_matter
 from hf_vocab_extend.modeling.language_files import LANGUAGE_FILE
 from hf_vocab_extend.modeling.storage import is_replaced
 
-from .language_models import EN_SIZE, SW_SIZE, heads, pair, random_ids
+from .language_models import EN_SIZE, SW_SIZE, heads, pair, random_ids, word_tokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -82,6 +82,21 @@ def test_a_language_that_was_removed_goes_from_the_folder(tmp_path: Path) -> Non
 )
 def test_files_of_an_earlier_push(name: str, expected: bool) -> None:
     assert is_replaced(name) == expected
+
+
+def test_the_card_says_nothing_about_training_that_it_cannot_know(tmp_path: Path) -> None:
+    both = LanguageHeads.from_model(*pair("llama")[:2])
+    both.add_language("sw", word_tokenizer(SW_SIZE, "sw"), "mean", fallback="mean")
+    report = both._language("sw").report
+    assert report is not None
+    assert "was not trained" in render_card(report, model_name="sw")
+    with torch.no_grad():
+        both.model.model.norm.weight.add_(0.5)
+    both.save_language("sw", tmp_path / "sw")
+    text = (tmp_path / "sw" / "README.md").read_text("utf-8")
+    assert "How the rows were made" in text
+    assert "was not trained" not in text
+    assert "unchanged" not in text
 
 
 def test_what_is_no_extension() -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .language import Language
     from .language_files import BaseModel
 
+_UNTRAINED = re.compile(
+    r";\s+the model was not trained afterwards(?=\.)|^- The model was not trained after .*\n?", re.M
+)
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,8})*")
 
 
@@ -36,7 +39,8 @@ def language_card(language: Language, base: BaseModel, load_name: str, existing:
     )
     parts = [
         f"A vocabulary for **{language.name}**: tokenizer, input table and output head for {_link(base.name)}, beside "
-        f"the model's own ({base.language}). It is no model by itself: the body is that of the base model, unchanged.",
+        f"the model's own ({base.language}). It is no model by itself: it needs the body that "
+        "it was saved with, and loading it on a body with other values is an error.",
         "## How to load it",
         f"```python\n{_snippet(language, base, load_name)}\n```",
         "## Tensors",
@@ -45,6 +49,8 @@ def language_card(language: Language, base: BaseModel, load_name: str, existing:
     if language.report is not None:
         told = render_card(language.report, model_name=language.name)
         block = told[told.index(BEGIN) + len(BEGIN) : told.index(END)].strip()
+        # The report tells how the rows began; whether they were trained since is not known here.
+        block = _UNTRAINED.sub("", block)
         parts += ["## How the rows were made", block.replace("\n## ", "\n### ")]
     return _assemble(parts, language.name, [language.name], base, load_name, existing, "adapter", card_data)
 
