@@ -70,6 +70,7 @@ ROWS: dict[str, Row] = {
     "trans_tokenization, options of its package": (TransTokenizationConfig.package(), pairs),
     "trans_tokenization": ("trans_tokenization", pairs),
     "trans_tokenization and dictionary": ("trans_tokenization", pairs_and_words),
+    'trans_tokenization, shared="none"': (tt(shared="none"), pairs),
     "trans_tokenization, dictionary alone": ("trans_tokenization", words),
 }
 """Method and what it is given, by the name of the row."""

@@ -35,6 +35,8 @@ def add(name: str, folder: Path) -> None:
         "architecture": config["architectures"][0],
         **stated_license(folder / "README.md"),
     }
+    if (folder / "modules.json").is_file():
+        card["library_name"] = "sentence-transformers"
     report = json.loads((folder / "vocab_extension.json").read_text("utf-8"))
     text = json.dumps({"card": card, "report": report}, indent=2, ensure_ascii=False)
     (CARDS / f"{name}.json").write_text(text + "\n", "utf-8")
