@@ -84,6 +84,8 @@ class FitContext:
     shared: np.ndarray | None = None
     """Source id that spells the same as each new token that the method asked for with
     :meth:`InitMethod.reestimates`, -1 for the others, int64, shape `(n_new,)`; None where it asked for none."""
+    rank: int | None = None
+    """Rank at which the table is going to be factorised; None where it stays dense."""
     notes: list[str] = field(default_factory=list)
     """Sentences for the report that a method adds: facts about its work that a reader would not look for."""
 
