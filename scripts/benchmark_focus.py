@@ -13,49 +13,13 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from focus_workers import WORKERS, confused_tokens, make_bytes, make_real, make_table, make_tokenizers, make_vectors
-
-
-class Runner:
-    """Starts workers and collects lines of the report."""
-
-    def __init__(self, peer_python: str | None, threads: int) -> None:
-        self.peer_python, self.threads, self.lines = peer_python, threads, []
-
-    def run(self, name: str, folder: Path) -> dict | None:
-        """Run a worker in a process of its own; None for a peer without an interpreter."""
-        python = self.peer_python if name.startswith("peer") else sys.executable
-        if python is None:
-            return None
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [python, str(Path(__file__).resolve()), "--worker", name, "--folder", str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    def say(self, line: str = "") -> None:
-        """Add a line to the report and show it."""
-        self.lines.append(line)
-        print(line, flush=True)
-
-    def row(self, label: str, found: dict | None) -> None:
-        """Add a table row of one measurement."""
-        if found is None:
-            self.say(f"| {label} | not run: no --peer-python | | |")
-        else:
-            self.say(f"| {label} | {found['seconds']:.2f} | {found['cpu']:.2f} | {found['mib']:.0f} |")
-
-
-HEADER = ("| step | seconds | CPU seconds | MiB above the inputs |", "|---|---|---|---|")
+from workers import HEADER, Runner
 
 
 def ratios(left: dict, right: dict) -> str:
@@ -151,7 +115,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(WORKERS[options.worker](options.folder)))
         return
-    runner, parts = Runner(options.peer_python, options.threads), set(options.parts.split(","))
+    runner, parts = Runner(__file__, options.threads, options.peer_python), set(options.parts.split(","))
     runner.say(f"# FOCUS and normal, measured\n\n{options.threads} threads, torch {torch.__version__}, "
                f"Python {platform.python_version()}; load before: {os.getloadavg()[0]:.1f}\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:

@@ -14,45 +14,18 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from trans_tokenization_workers import WORKERS, make_invented, make_text
+from workers import HEADER, Runner
 
 LANGUAGES = ["deu_Latn", "fin_Latn", "hin_Deva", "swh_Latn"]
 
 
-class Runner:
-    """Starts workers and collects lines of the report."""
-
-    def __init__(self, peer_python: str, threads: int) -> None:
-        self.peer_python, self.threads, self.lines = peer_python, threads, []
-
-    def run(self, name: str, folder: Path) -> dict:
-        """Run a worker in a process of its own."""
-        python = self.peer_python if name.startswith("peer") else sys.executable
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
-        environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [python, str(Path(__file__).resolve()), "--worker", name, "--folder", str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    def say(self, line: str = "") -> None:
-        """Add a line to the report and show it."""
-        self.lines.append(line)
-        print(line, flush=True)
-
-    def row(self, label: str, found: dict) -> None:
-        """Add a table row of one measurement."""
-        self.say(f"| {label} | {found['seconds']:.2f} | {found['cpu']:.2f} | {found['mib']:.0f} |")
 
 
-HEADER = ("| step | seconds | CPU seconds | MiB above the inputs |", "|---|---|---|---|")
 
 
 def report_equality(runner: Runner, folder: Path, data: Path, family: str, language: str, pairs: int) -> None:
@@ -150,7 +123,7 @@ def main() -> None:
         return
     if options.data is None or options.peer_python is None:
         parser.error("--data and --peer-python are needed")
-    runner, parts = Runner(options.peer_python, options.threads), set(options.parts.split(","))
+    runner, parts = Runner(__file__, options.threads, options.peer_python), set(options.parts.split(","))
     runner.say(f"# Trans-tokenization, measured\n\n{options.threads} threads, torch {torch.__version__}, "
                f"Python {platform.python_version()}; load before: {os.getloadavg()[0]:.1f}")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
