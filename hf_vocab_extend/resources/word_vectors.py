@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 
 from ..errors import InvalidTableError, VocabExtendWarning
+from .packed_words import PackedWords
 
 SIDES = ("source", "target")
+BEGINS, ENDS = 1, 2
+"""Bits of :attr:`WordVectors.bounds`: the word begins, or ends, where a word of running text does."""
 _EXAMPLES = 3
 
 
@@ -33,16 +37,43 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class _SelectedRows:
+    """Some rows of others, read when they are asked for."""
+
+    rows: Rows
+    places: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.places), int(self.rows.shape[1])
+
+    def __getitem__(self, places: np.ndarray, /) -> np.ndarray:
+        return self.rows[self.places[places]]
+
+
+def _select_rows(rows: Rows, places: np.ndarray) -> _SelectedRows:
+    """Return a view of some rows; a view of a view reads from the first one."""
+    if isinstance(rows, _SelectedRows):
+        return _SelectedRows(rows.rows, rows.places[places])
+    return _SelectedRows(rows, places)
+
+
+@dataclass(frozen=True, eq=False)
 class WordVectors:
     """Vectors of the words of a language, or of several languages in one space.
 
     Attributes:
-        words: Words, all different, length `n`.
+        words: Words, length `n`; no two of them agree in language, spelling and bounds.
         vectors: Their vectors, shape `(n, dim)`; only rows that are asked for are read.
         frequencies: How often each word occurs, up to a factor, float64, shape `(n,)`; None where it is not known.
         name: What messages call it.
         compose: Gives a vector to any string by its character n-grams, float32, `(n,)` strings to `(n, dim)`, zeros
             for a string without any; None where the space cannot.
+        languages: Code of each word's language, ``""`` where it is not known, strings, shape `(n,)`; None where
+            nothing is known of any. A spelling may occur once in each language.
+        bounds: Where each word ends at the edges of words, uint8, shape `(n,)`: the sum of :data:`BEGINS` and
+            :data:`ENDS`, so 0 for letters from within a word; None where all are whole words.
+        counted: Whether the frequencies were counted; False where Zipf's law stands in for them.
     """
 
     words: Sequence[str]
@@ -50,6 +81,9 @@ class WordVectors:
     frequencies: np.ndarray | None = None
     name: str = "(word vectors)"
     compose: Callable[[Sequence[str]], np.ndarray] | None = None
+    languages: np.ndarray | None = None
+    bounds: np.ndarray | None = None
+    counted: bool = True
 
     def __len__(self) -> int:
         """Number of words."""
@@ -62,10 +96,16 @@ class WordVectors:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {word: place for place, word in enumerate(self.words)}
+        first: dict[str, int] = {}
+        for place, word in enumerate(self.words):
+            first.setdefault(word, place)
+        return first
 
     def places(self, words: Sequence[str]) -> np.ndarray:
-        """Return the place of each word, -1 for one without a vector, int64, shape `(len(words),)`."""
+        """Return the place of each word, -1 for one without a vector, int64, shape `(len(words),)`.
+
+        Of a spelling that several languages share it is the first place.
+        """
         return np.fromiter((self._index.get(word, -1) for word in words), np.int64, len(words))
 
     def take(self, places: np.ndarray) -> np.ndarray:
@@ -79,6 +119,31 @@ class WordVectors:
         if not finite.all():
             raise _not_finite(self.name, [self.words[int(place)] for place in places[~finite]])
         return rows
+
+    def select(self, places: np.ndarray) -> WordVectors:
+        """Return a view of the words at some places, in the order of these; no vector is read or copied.
+
+        Args:
+            places: Integers, shape `(m,)`, none twice.
+
+        Raises:
+            IndexError: If there is no such place.
+        """
+        places = np.asarray(places, np.int64).reshape(-1)
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(f"Places {places.min()} to {places.max()} of {len(self)} words are asked for.")
+        words = self.words
+        frequencies, languages, bounds = (
+            None if one is None else one[places] for one in (self.frequencies, self.languages, self.bounds)
+        )
+        return dataclasses.replace(
+            self,
+            words=words.select(places) if isinstance(words, PackedWords) else [words[n] for n in places.tolist()],
+            vectors=_select_rows(self.vectors, places),
+            frequencies=frequencies,
+            languages=languages,
+            bounds=bounds,
+        )
 
 
 def _not_finite(name: str, words: Sequence[str]) -> InvalidTableError:

@@ -1,0 +1,65 @@
+"""Millions of words as one run of bytes, so that they can be mapped from a file and cost no object each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+
+_WORDS_PER_BLOCK = 1 << 16
+
+
+class PackedWords(Sequence[str]):
+    """A read-only sequence of strings, decoded from UTF-8 when they are asked for."""
+
+    def __init__(self, text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Keep references to arrays, which may be memory maps.
+
+        Args:
+            text: UTF-8, uint8, shape `(n_bytes,)`.
+            starts: Where each word begins in the text, int64, shape `(n,)`.
+            ends: Where it ends, int64, shape `(n,)`.
+        """
+        self.text, self.starts, self.ends = text, starts, ends
+
+    @classmethod
+    def of(cls, words: Iterable[bytes]) -> PackedWords:
+        """Pack encoded words."""
+        words = list(words)
+        offsets = np.zeros(len(words) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=offsets[1:])
+        return cls(np.frombuffer(b"".join(words), np.uint8), offsets[:-1], offsets[1:])
+
+    def __len__(self) -> int:
+        """Number of words."""
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PackedWords: ...
+
+    def __getitem__(self, index: int | slice) -> str | PackedWords:
+        """Return one word, or a view of some."""
+        if isinstance(index, slice):
+            return PackedWords(self.text, self.starts[index], self.ends[index])
+        return self.text[self.starts[index] : self.ends[index]].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the words in order, block by block."""
+        for first in range(0, len(self), _WORDS_PER_BLOCK):
+            starts, ends = (part[first : first + _WORDS_PER_BLOCK] for part in (self.starts, self.ends))
+            low = int(starts.min())
+            high = int(ends.max())
+            if high - low > 4 * int((ends - starts).sum()) + _WORDS_PER_BLOCK:  # words far apart: one by one
+                yield from (self[place] for place in range(first, first + len(starts)))
+                continue
+            raw = self.text[low:high].tobytes()
+            for start, end in zip((starts - low).tolist(), (ends - low).tolist(), strict=True):
+                yield raw[start:end].decode("utf-8")
+
+    def select(self, places: np.ndarray) -> PackedWords:
+        """Return a view of the words at some places, in their order."""
+        return PackedWords(self.text, self.starts[places], self.ends[places])
