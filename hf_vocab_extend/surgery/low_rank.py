@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
 from ..errors import InvalidOptionError, InvalidTableError
 
 _ROWS_PER_BLOCK = 1 << 13
+_NOT_FINITE = "The table holds NaN or infinite values and cannot be factorised. Repair its rows."
 _COLUMN_BLOCKS = 4  # the Gram matrix is symmetric: 10 of 16 blocks are computed
 _SMALLEST = 1e-4
 """A singular value counts at least this share of the largest in a scale. The product `F P` does not depend on the
@@ -83,8 +85,9 @@ SCALINGS: dict[str, Scaling] = {
 }
 """Length of each row of `P`, from singular values `(R,)`, V and D; `F` is divided by it.
 
-``balanced``: entries of both have the same root mean square, so one learning rate suits both. ``symmetric``: both have
-the same norm. ``published``: all singular values in `P`, as OFA has it (arXiv 2311.08849). ``orthonormal``: all in `F`.
+``balanced``: entries of both have the same root mean square, so one learning rate suits both. ``symmetric``: both
+have the same norm. ``published``: all singular values in `P`, as OFA has it (arXiv 2311.08849). ``orthonormal``: all
+in `F`.
 """
 
 
@@ -101,7 +104,7 @@ def principal_basis(table: torch.Tensor) -> Basis:
         raise InvalidTableError(f"A table of shape {tuple(table.shape)} cannot be factorised; (V, D) is needed.")
     gram = _gram(table.detach())
     if not torch.isfinite(gram).all():
-        raise InvalidTableError("The table holds NaN or infinite values and cannot be factorised. Repair its rows.")
+        raise InvalidTableError(_NOT_FINITE)
     energies, vectors = torch.linalg.eigh(gram)
     energies, vectors = energies.flip(0).clamp_(min=0), vectors.flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
@@ -120,13 +123,29 @@ def _gram(table: torch.Tensor) -> torch.Tensor:
     return gram.triu().add_(gram.triu(1).T)
 
 
-def check_rank(rank: int, n_rows: int, width: int) -> None:
+def resolve_rank(rank: int | float, basis: Basis) -> int:
+    """Return a rank that was given as such, or as the share of the squared norm that it shall keep.
+
+    Args:
+        rank: A whole number from 1 on, or a fraction above 0 and below 1.
+        basis: Of the table.
+
+    Raises:
+        InvalidOptionError: If the table cannot have that rank, or the share is out of range.
+    """
+    if isinstance(rank, float) and rank < 1:
+        return basis.rank_for(rank)
+    check_rank(rank, basis.n_rows, len(basis.values))
+    return int(rank)
+
+
+def check_rank(rank: int | float, n_rows: int, width: int) -> None:
     """Raise unless a table can have a rank.
 
     Raises:
         InvalidOptionError: It states the limits.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(n_rows, width):
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= min(n_rows, width):
         raise InvalidOptionError(
             f"The rank is {rank!r}. A table of {n_rows} rows and {width} columns can be factorised at whole ranks "
             f"from 1 to {min(n_rows, width)}."
@@ -179,7 +198,7 @@ def factorize_table(
     factor = torch.empty(len(table), rank, dtype=torch.float32, device=table.device)
     for start in range(0, len(table), _ROWS_PER_BLOCK):
         block = table[start : start + _ROWS_PER_BLOCK].detach().float()
-        torch.mm(block, to_factor, out=factor[start : start + _ROWS_PER_BLOCK])
-    if not torch.isfinite(factor).all():
-        raise InvalidTableError("The table holds NaN or infinite values and cannot be factorised. Repair its rows.")
+        part = torch.mm(block, to_factor, out=factor[start : start + _ROWS_PER_BLOCK])
+        if not torch.isfinite(part).all():
+            raise InvalidTableError(_NOT_FINITE)
     return Factors(factor, (directions * lengths).T.to(table.device, torch.float32).contiguous())
