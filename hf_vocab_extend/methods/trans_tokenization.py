@@ -16,6 +16,7 @@ import torch
 from .._logging import get_logger
 from ..plan import MatchKind, VocabPlan
 from ..resources.alignment.aligners import ALIGNERS
+from ..resources.alignment.bitext import UNITS
 from ..resources.alignment.links import AlignerOptions
 from ..resources.alignment.ragged import row_of
 from ..vocab.canonical import TokenKind
@@ -30,7 +31,6 @@ from .uncovered import SPELLINGS, cover
 logger = get_logger(__name__)
 
 SHARED = ("blend", "candidate", "copy", "none")
-UNITS = ("word", "token")
 
 
 @dataclass(frozen=True)
@@ -323,16 +323,20 @@ def _own_tokens(context: FitContext, wanted: np.ndarray) -> Mixture:
 
 def _sharpened(shares: PieceCounts, power: float, min_weight: float) -> PieceCounts:
     """Raise shares to a power, drop small ones but the largest of each target id, and scale back to sum 1."""
-    largest = np.zeros(shares.n_target)
-    np.maximum.at(largest, shares.rows, shares.counts)
     if power != 1.0:  # relative to the largest, which so stays 1 however high the power
-        raised = (shares.counts / largest[shares.rows]) ** power
+        raised = (shares.counts / _largest(shares)) ** power
         raised = np.maximum(raised, np.finfo(np.float64).tiny)
         shares = PieceCounts(shares.offsets, shares.columns, raised, shares.n_source).shares()
-        np.maximum.at(largest := np.zeros(shares.n_target), shares.rows, shares.counts)
     if min_weight <= 0:
         return shares
-    return shares.keep((shares.counts >= min_weight) | (shares.counts == largest[shares.rows])).shares()
+    return shares.keep((shares.counts >= min_weight) | (shares.counts == _largest(shares))).shares()
+
+
+def _largest(shares: PieceCounts) -> np.ndarray:
+    """Return for each entry the largest one of its row."""
+    largest = np.zeros(shares.n_target)
+    np.maximum.at(largest, shares.rows, shares.counts)
+    return largest[shares.rows]
 
 
 __all__ = ["TransTokenization", "TransTokenizationConfig"]

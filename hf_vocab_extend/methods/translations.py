@@ -14,6 +14,7 @@ from ..errors import InvalidOptionError, VocabExtendWarning
 from ..resources.alignment.counts import UnitCounts
 from ..resources.alignment.run import read_counts
 from ..resources.alignment.tables import read_dictionary
+from ..resources.corpus import is_of_datasets
 from ..vocab.canonical import TokenKind
 from .distribution import PieceCounts, choose_links, distribute
 from .parallel import able_device
@@ -49,7 +50,7 @@ def named_sources(resources: Resources) -> dict[str, Any]:
     given = resources.parallel
     if given is None:
         return {}
-    if any(base.__module__.partition(".")[0] == "datasets" for base in type(given).__mro__):
+    if is_of_datasets(given):
         return {"parallel": given}  # a DatasetDict is a mapping of splits, not of languages: open_pairs asks for one
     return dict(given) if isinstance(given, Mapping) else {"parallel": given}
 

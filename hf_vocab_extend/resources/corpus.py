@@ -249,9 +249,12 @@ def _open_object(value: Any, column: str | None) -> Corpus:
 
 def is_dataset(value: Any) -> bool:
     """Whether this is a ``datasets`` object (its package is not imported for the question)."""
-    return any(base.__module__.partition(".")[0] == "datasets" for base in type(value).__mro__) and hasattr(
-        value, "iter"
-    )
+    return is_of_datasets(value) and hasattr(value, "iter")
+
+
+def is_of_datasets(value: Any) -> bool:
+    """Whether this is of a class of ``datasets``, or of one that stands on it: a text, or a mapping of splits."""
+    return any(base.__module__.partition(".")[0] == "datasets" for base in type(value).__mro__)
 
 
 def _open_dataset(dataset: Any, name: str, column: str | None) -> Corpus:

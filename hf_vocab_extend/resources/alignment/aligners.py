@@ -133,7 +133,7 @@ def _each_shard(bitext: Bitext, options: AlignerOptions, run: Callable[[Grid, Ti
             bar = progress_bar(desc=title, unit="batch", total=rounds * grid.n_batches)
             with bar if options.show_progress else nullcontext() as shown:
                 parts.append(run(grid, shown.update if shown is not None else lambda: None))
-    return merge_links(parts) if parts else Links.empty()
+    return merge_links(parts)
 
 
 def _shards(bitext: Bitext, options: AlignerOptions) -> list[np.ndarray]:

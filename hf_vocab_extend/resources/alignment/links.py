@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InvalidOptionError
+from .counts import sum_parts
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,8 @@ class Links:
 
 
 def merge_links(parts: list[Links]) -> Links:
-    """Add up the links of several shards."""
+    """Add up the links of several shards; no shard gives no links."""
     if len(parts) == 1:
         return parts[0]
-    source = np.concatenate([part.source_index for part in parts] or [np.zeros(0, np.int32)]).astype(np.int64)
-    target = np.concatenate([part.target_index for part in parts] or [np.zeros(0, np.int32)])
-    width = int(target.max(initial=0)) + 1
-    keys, places = np.unique(source * width + target, return_inverse=True)
-    sums = (
-        np.bincount(places, np.concatenate([getattr(part, name) for part in parts]), len(keys))
-        if len(keys)
-        else np.zeros(0)
-        for name in ("forward", "backward")
-    )
-    return Links((keys // width).astype(np.int32), (keys % width).astype(np.int32), *sums)
+    arrays = [(part.source_index, part.target_index, part.forward, part.backward) for part in parts]
+    return Links(*sum_parts(arrays))

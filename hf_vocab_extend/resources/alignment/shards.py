@@ -22,8 +22,7 @@ from ..._logging import get_logger
 from ...errors import AlignmentError, VocabExtendError
 from .aligners import align
 from .bitext import Bitext
-from .counts import sum_parts
-from .links import AlignerOptions, Links
+from .links import AlignerOptions, Links, merge_links
 from .units import Units
 
 _TAIL = 600
@@ -59,8 +58,8 @@ def align_in_processes(bitext: Bitext, options: AlignerOptions, processes: int) 
             folder.mkdir()
             _write_job(bitext.take(np.arange(shard, len(bitext), processes)), options, folder)
         _run_all(folders, threads)
-        parts = [load_file(folder / "links.safetensors") for folder in folders]
-    return Links(*sum_parts([(part[_LINKS[0]], part[_LINKS[1]], part[_LINKS[2]], part[_LINKS[3]]) for part in parts]))
+        parts = [Links(**load_file(folder / "links.safetensors")) for folder in folders]
+    return merge_links(parts)
 
 
 def _run_all(folders: list[Path], threads: int) -> None:
