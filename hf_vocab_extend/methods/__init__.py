@@ -18,6 +18,7 @@ METHODS: dict[str, str | type[InitMethod]] = {
     "focus": ".focus:Focus",
     "trans_tokenization": ".trans_tokenization:TransTokenization",
     "wechsel": ".wechsel:Wechsel",
+    "ofa": ".ofa:Ofa",
 }
 """Name to class, or to a ``"module:Class"`` that is imported at first use."""
 

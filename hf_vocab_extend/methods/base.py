@@ -99,6 +99,9 @@ class FitContext:
 class MethodConfig:
     """Base of the methods' options; subclasses are frozen dataclasses with JSON-safe fields."""
 
+    def __post_init__(self) -> None:
+        """Check the options; subclasses call it before their own checks."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain data."""
         return dataclasses.asdict(self)
