@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hf_vocab_extend import LanguageHeads
 from hf_vocab_extend.result import VocabExtension
 
+from . import factories
 from .models import build
 from .stub_extension import make_report
+from .tiny_models import make_llama
 
 EN_SIZE, SW_SIZE = 97, 61
 
@@ -74,3 +76,13 @@ def output_of(model: torch.nn.Module, ids: torch.Tensor, **inputs: Any) -> torch
 def random_ids(size: int, seed: int, shape: tuple[int, int] = (2, 7)) -> torch.Tensor:
     """Ids of ordinary tokens."""
     return torch.randint(5, size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def english_and_swahili() -> LanguageHeads:
+    """English by a Llama 3 tokenizer (bos before the text), Swahili by an XLM-R one (bos before, eos after)."""
+    tokenizer = factories.tokenizer("llama3")
+    torch.manual_seed(0)
+    both = LanguageHeads.from_model(make_llama(tokenizer), tokenizer)
+    both.add_language("sw", factories.xlmr_like(400, factories.swahili()), "subword")
+    both.set_language(input="en", output="sw")
+    return both

@@ -22,7 +22,7 @@ from hf_vocab_extend.errors import HubError, InvalidOptionError
 from hf_vocab_extend.hub.card import split_front_matter
 from hf_vocab_extend.hub.push import push_folder
 
-from .hub_server import READ_TOKEN, WRITE_TOKEN, Failure, Hub, running_hub
+from .hub_server import READ_TOKEN, WRITE_TOKEN, Failure, Hub
 from .stub_extension import make_extension
 
 NAME = "me/swahili-bert"
@@ -34,20 +34,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push") / "out"
     make_extension().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A running Hub that this process' client talks to, online, by LFS."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with running_hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
-        yield running
-    huggingface_hub.close_session()
 
 
 @pytest.fixture

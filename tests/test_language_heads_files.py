@@ -32,7 +32,7 @@ from hf_vocab_extend.modeling.language_files import LANGUAGE_FILE, TENSORS_FILE
 from hf_vocab_extend.modeling.storage import HEADS_FILE
 
 from . import factories
-from .hub_server import WRITE_TOKEN, Failure, Hub, running_hub
+from .hub_server import WRITE_TOKEN, Failure, Hub
 from .language_models import SW_SIZE, heads, output_of, pair, random_ids
 from .tiny_models import MODELS, make_llama
 
@@ -368,21 +368,6 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 # Hub
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A running Hub that this process' client talks to, online, by LFS."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with running_hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
-        yield running
-    huggingface_hub.close_session()
 
 
 def test_one_language_goes_to_the_hub_in_one_commit(hub: Hub) -> None:

@@ -8,20 +8,12 @@ import torch
 from hf_vocab_extend import LanguageHeads
 from hf_vocab_extend.errors import InvalidOptionError
 
-from . import factories
-from .language_models import EN_SIZE, SW_SIZE, heads, random_ids
-from .tiny_models import make_llama
+from .language_models import EN_SIZE, SW_SIZE, english_and_swahili, heads, random_ids
 
 
 @pytest.fixture(scope="module")
 def llama() -> LanguageHeads:
-    """English by a Llama 3 tokenizer (bos before the text), Swahili by an XLM-R one (bos before, eos after)."""
-    tokenizer = factories.tokenizer("llama3")
-    torch.manual_seed(0)
-    both = LanguageHeads.from_model(make_llama(tokenizer), tokenizer)
-    both.add_language("sw", factories.xlmr_like(400, factories.swahili()), "subword")
-    both.set_language(input="en", output="sw")
-    return both
+    return english_and_swahili()
 
 
 @pytest.mark.parametrize("prompts", [3, None, b"watu", {"en": "one"}, [None], [3], ("en", "one"), ["sw", "watu"]])

@@ -10,20 +10,12 @@ from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, Repe
 from hf_vocab_extend import LanguageHeads
 from hf_vocab_extend.errors import InvalidOptionError
 
-from . import factories
-from .language_models import EN_SIZE, SW_SIZE, heads, output_of, random_ids
-from .tiny_models import make_llama
+from .language_models import EN_SIZE, SW_SIZE, english_and_swahili, heads, output_of, random_ids
 
 
 @pytest.fixture(scope="module")
 def llama() -> LanguageHeads:
-    """English by a Llama 3 tokenizer (bos before the text), Swahili by an XLM-R one (bos before, eos after)."""
-    tokenizer = factories.tokenizer("llama3")
-    torch.manual_seed(0)
-    both = LanguageHeads.from_model(make_llama(tokenizer), tokenizer)
-    both.add_language("sw", factories.xlmr_like(400, factories.swahili()), "subword")
-    both.set_language(input="en", output="sw")
-    return both
+    return english_and_swahili()
 
 
 def test_segments_are_cut_by_their_own_tokenizers(llama: LanguageHeads) -> None:
