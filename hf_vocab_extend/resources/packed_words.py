@@ -31,6 +31,16 @@ class PackedWords(Sequence[str]):
         np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=offsets[1:])
         return cls(np.frombuffer(b"".join(words), np.uint8), offsets[:-1], offsets[1:])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[PackedWords]) -> PackedWords:
+        """Return the words of several sequences, one after the other."""
+        shifts = np.cumsum([0, *(len(part.text) for part in parts)]).tolist()
+        return cls(
+            np.concatenate([part.text for part in parts]),
+            np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=False)]),
+            np.concatenate([part.ends + shift for part, shift in zip(parts, shifts, strict=False)]),
+        )
+
     def __len__(self) -> int:
         """Number of words."""
         return len(self.starts)
@@ -63,3 +73,26 @@ class PackedWords(Sequence[str]):
     def select(self, places: np.ndarray) -> PackedWords:
         """Return a view of the words at some places, in their order."""
         return PackedWords(self.text, self.starts[places], self.ends[places])
+
+
+def repeated_places(words: Sequence[str], groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the places of the words that occurred before, int64, ascending.
+
+    Args:
+        words: Words, length `n`.
+        groups: Words count as equal only within one group, integers, shape `(n,)`; None for a single group.
+    """
+    codes = np.fromiter(map(hash, words), np.int64, len(words))  # equal words are told by them without an object each
+    if groups is not None:
+        codes = codes ^ (groups.astype(np.int64) * np.int64(0x9E3779B97F4A7C1))
+    order = np.argsort(codes, kind="stable")
+    ordered = codes[order]
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    seen: set[tuple[int, str]] = set()
+    again = []
+    for place in np.unique(np.concatenate([order[same], order[same + 1]])).tolist():
+        key = (0 if groups is None else int(groups[place]), words[place])
+        if key in seen:
+            again.append(place)
+        seen.add(key)
+    return np.asarray(again, np.int64)

@@ -1,40 +1,44 @@
-"""Files of word vectors: word2vec text (fastText's ``.vec``, GloVe), fastText's ``.bin``, NumPy's ``.npz``."""
+"""Files of word vectors: word2vec text (``.vec``, GloVe) and binary, fastText's ``.bin``, NumPy's ``.npz``."""
 
 from __future__ import annotations
 
+import os
 import struct
-import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._logging import get_logger, progress_bar
 from .._optional import require
 from ..errors import InvalidTableError
 from .readers import DAMAGED, open_binary
-from .word_vectors import WordVectors, make_word_vectors
+from .word_vector_binary import PositionedRows, binary_blocks, binary_sizes
+from .word_vector_tables import VectorTable, read_table
+from .word_vector_text import text_blocks
+from .word_vectors import Rows, WordVectors, make_word_vectors, warn_repeated, zipf
 
-logger = get_logger(__name__)
-
-_LINES_PER_BLOCK = 2000
+_HEAD = 1 << 16  # bytes that tell the format
+_EXAMPLES = 3
+_NPZ_OTHERS = ("frequencies", "languages", "bounds")
+_ZIP_NAMES = 26  # bytes before the two lengths in the header of a member
 _FASTTEXT_MAGIC = struct.pack("<i", 793712314)
 _FASTTEXT_HEADER = 4 + 4 + 12 * 4 + 8 + 3 * 4 + 2 * 8  # format, options, sizes of the dictionary
 _FASTTEXT_ENTRY = 2 + 8 + 1  # a letter and the end of a word, its count, its kind
 _END_OF_LINE = "</s>"  # fastText's own word
-_ZIPF_SHIFT = 2.7  # Mandelbrot's constant: frequency ~ 1 / (rank + 2.7)
 
 
-def read_vector_file(path: Path, limit: int | None = None) -> WordVectors:
+def read_vector_file(path: Path, limit: int | None = None, *, cache: bool = True) -> WordVectors:
     """Read a file of word vectors; its first bytes tell the format.
+
+    Text and word2vec's binary list words by falling frequency, so a word's frequency is taken to follow Zipf's law.
 
     Args:
         path: The file.
-        limit: Keep only the first so many words of a text file or an ``.npz``.
+        limit: Keep only the first so many words; a fastText model is kept whole.
+        cache: Keep what was parsed of a large file for the next time.
 
     Raises:
         InvalidTableError: If it is missing, damaged, or of another format.
@@ -44,14 +48,55 @@ def read_vector_file(path: Path, limit: int | None = None) -> WordVectors:
         raise InvalidTableError(f"There is no file '{path}' of word vectors. Give an existing file.")
     with path.open("rb") as file:
         head = file.read(8)
-    if head.startswith(_FASTTEXT_MAGIC):
-        return _read_fasttext(path)
-    if head.startswith(b"PK\x03\x04"):
-        return _read_npz(path, limit)
-    return _read_text(path, limit)
+    for magic, read in _READERS.items():
+        if head.startswith(magic):
+            return read(path, limit)
+    name = f"'{path.name}'"
+    head = _unpacked_head(path, name)
+    for magic, (what, remedy) in _REFUSED.items():
+        if head.startswith(magic):
+            raise InvalidTableError(f"{name} is {what}, which is not read here. {remedy}")
+    sizes = binary_sizes(head)
+    if sizes is None:
+        table = read_table(path, lambda: text_blocks(path, name, limit), name, limit, use_cache=cache)
+    else:
+        table = read_table(path, lambda: binary_blocks(path, name, limit, sizes), name, limit, use_cache=cache)
+    return _of_table(table, path, name)
 
 
-def _read_fasttext(path: Path) -> WordVectors:
+def _unpacked_head(path: Path, name: str) -> bytes:
+    """Return the first bytes of a file, decompressed."""
+    try:
+        with open_binary(path) as file:
+            return bytes(file.read(_HEAD))
+    except DAMAGED as error:
+        raise InvalidTableError(
+            f"{name} cannot be read past line 0 ({error or type(error).__name__}): it is cut short or damaged. "
+            "Fetch it again."
+        ) from error
+
+
+def _of_table(table: VectorTable, path: Path, name: str) -> WordVectors:
+    """Make a space of what was parsed."""
+    if len(table.words) == 0:
+        raise InvalidTableError(f"{name} holds no word vector. Give at least one word with a vector.")
+    rows: Rows
+    if table.positions is not None:
+        rows = PositionedRows(np.memmap(path, np.uint8, "r"), table.positions, table.dim)
+    else:
+        assert table.vectors is not None
+        rows = table.vectors
+    space = WordVectors(table.words, rows, zipf(np.arange(len(table.words))), name, counted=False)
+    if table.keep is None:
+        return space
+    again = np.setdiff1d(np.arange(len(space)), table.keep)
+    if len(again) == 0:
+        return space
+    warn_repeated(name, len(again), [space.words[place] for place in again[:_EXAMPLES].tolist()])
+    return space.select(table.keep)
+
+
+def _read_fasttext(path: Path, limit: int | None) -> WordVectors:
     """Load a fastText model."""
     fasttext = require("fasttext", "focus")
     try:
@@ -120,146 +165,63 @@ def of_fasttext_model(model: Any, name: str) -> WordVectors:
 
 
 def _read_npz(path: Path, limit: int | None) -> WordVectors:
-    """Read the arrays ``words``, ``vectors`` and, if it is there, ``frequencies``."""
+    """Read the arrays ``words`` and ``vectors``, and others that are there; vectors are mapped if not compressed."""
+    name = f"'{path.name}'"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = {"words", "vectors"} - set(arrays.files)
             if missing:
                 raise InvalidTableError(
-                    f"'{path.name}' has the arrays {', '.join(sorted(arrays.files)) or 'none'}. "
-                    "The arrays 'words' and 'vectors' are needed."
+                    f"{name} has the arrays {', '.join(sorted(arrays.files)) or 'none'}. "
+                    "The arrays 'words' and 'vectors' are needed; other archives are to be unpacked."
                 )
-            words, vectors = arrays["words"][:limit], arrays["vectors"][:limit]
-            frequencies = arrays["frequencies"][:limit] if "frequencies" in arrays.files else None
+            words = arrays["words"][:limit]
+            mapped = map_npz_array(path, "vectors")
+            vectors = (arrays["vectors"] if mapped is None else mapped)[:limit]
+            others = {one: arrays[one][:limit] for one in _NPZ_OTHERS if one in arrays.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InvalidTableError):
             raise
         raise InvalidTableError(
-            f"'{path.name}' cannot be read ({error}). Save words as an array of strings (not of objects): "
+            f"{name} cannot be read ({error}). Save words as an array of strings (not of objects): "
             "numpy.savez(path, words=numpy.array(words), vectors=matrix)."
         ) from error
-    return make_word_vectors([str(word) for word in words], vectors, frequencies=frequencies, name=f"'{path.name}'")
+    return make_word_vectors([str(word) for word in words.tolist()], vectors, name=name, **others)
 
 
-@dataclass
-class _Text:
-    """What has been read of a text file."""
-
-    name: str
-    promised: int | None = None
-    """Number of words by the header."""
-    dim: int = 0
-    line: int = 0
-    """Number of the last line that was read."""
-    words: list[str] = field(default_factory=list)
-    blocks: list[np.ndarray] = field(default_factory=list)
-    broken: int = 0
-    """Number of words that are no valid UTF-8."""
-
-
-def _read_text(path: Path, limit: int | None) -> WordVectors:
-    """Read lines of a word and its numbers, with or without a first line of two sizes.
-
-    Such files list words by falling frequency, so a word's frequency is taken to follow Zipf's law.
-    """
-    text = _Text(f"'{path.name}'")
-    try:
-        with open_binary(path) as file, progress_bar(desc="Read word vectors", unit=" words") as bar:
-            lines = iter(file)
-            first = next(lines, b"")
-            lines = _after_header(first, lines, text)
-            wanted = text.promised if limit is None else min(limit, text.promised or limit)
-            while wanted is None or len(text.words) < wanted:
-                size = _LINES_PER_BLOCK if wanted is None else min(_LINES_PER_BLOCK, wanted - len(text.words))
-                block = [line for line in islice(lines, size)]
-                if not block:
-                    break
-                _add_block(block, text)
-                bar.update(len(block))
-    except DAMAGED as error:
-        raise InvalidTableError(
-            f"{text.name} cannot be read past line {text.line} ({error or type(error).__name__}): it is cut short or "
-            "damaged. Fetch it again."
-        ) from error
-    expected = text.promised if limit is None else min(limit, text.promised or 0)
-    if expected is not None and len(text.words) + text.broken < expected:
-        raise InvalidTableError(
-            f"{text.name} ends after line {text.line} with {len(text.words) + text.broken} words; its first line "
-            f"promises {text.promised}. It is cut short: fetch it again, or correct the first line."
-        )
-    if text.broken:
-        logger.info("%s: %d words that are not UTF-8 are left out.", text.name, text.broken)
-    vectors = np.concatenate(text.blocks) if text.blocks else np.zeros((0, 1), np.float32)
-    frequencies = 1.0 / (np.arange(len(text.words)) + 1 + _ZIPF_SHIFT)
-    return make_word_vectors(text.words, vectors, frequencies=frequencies, name=text.name)
-
-
-def _after_header(first: bytes, lines: Iterator[bytes], text: _Text) -> Iterator[bytes]:
-    """Read the first line: two sizes, or already a word whose numbers tell the dimension."""
-    fields = first.split()
-    if len(fields) == 2 and all(field.isdigit() for field in fields):
-        text.promised, text.dim, text.line = int(fields[0]), int(fields[1]), 1
-        if text.dim < 1:
-            raise InvalidTableError(f"{text.name}, line 1, gives the vectors {text.dim} dimensions.")
-        return lines
-    text.dim = len(fields) - 1
-    if text.dim < 1 or b"\0" in first:
-        raise InvalidTableError(
-            f"{text.name}, line 1, is {first[:40]!r}, not a word and its numbers. Give word2vec text (.vec), a "
-            "fastText model (.bin) or NumPy's .npz."
-        )
-
-    def again() -> Iterator[bytes]:
-        yield first
-        yield from lines
-
-    return again()
-
-
-def _add_block(block: list[bytes], text: _Text) -> None:
-    """Parse some lines: all numbers of the block in one go, line by line only where that does not fit."""
-    while block and not block[-1].strip():  # blank lines at the end of the file
-        block.pop()
-    if not block:
-        return
-    parts = [line.rstrip().partition(b" ") for line in block]
-    numbers = _numbers(b" ".join(part[2] for part in parts))
-    if numbers is None or numbers.size != len(block) * text.dim or any(not part[0] for part in parts):
-        parts, numbers = _one_by_one(block, text)
-    vectors = numbers.reshape(len(parts), text.dim)
-    keep = []
-    for place, (word, _, _) in enumerate(parts):
-        try:
-            text.words.append(word.decode("utf-8"))
-            keep.append(place)
-        except UnicodeDecodeError:
-            text.broken += 1
-    text.blocks.append(vectors if len(keep) == len(parts) else vectors[keep])
-    text.line += len(block)
-
-
-def _numbers(raw: bytes) -> np.ndarray | None:
-    """Return the numbers of a text, or None if something in it is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)
-        try:
-            return np.fromstring(raw.decode("ascii"), np.float32, sep=" ")
-        except (DeprecationWarning, ValueError):
+def map_npz_array(path: Path, name: str) -> np.ndarray | None:
+    """Map one array of an ``.npz`` file, or return None if it is compressed or in Fortran's order."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
             return None
+        file.seek(member.header_offset + _ZIP_NAMES)
+        lengths = struct.unpack("<HH", file.read(4))
+        file.seek(sum(lengths), os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if fortran or dtype.hasobject or 0 in shape:
+            return None
+        return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
-def _one_by_one(block: list[bytes], text: _Text) -> tuple[list[tuple[bytes, bytes, bytes]], np.ndarray]:
-    """Parse lines whose words may hold spaces; raise at the first that does not fit."""
-    parts, rows = [], []
-    for offset, line in enumerate(block, start=1):
-        fields = line.rstrip().rsplit(b" ", text.dim)
-        values = _numbers(b" ".join(fields[1:])) if len(fields) == text.dim + 1 else None
-        _, spaced, last = fields[0].rpartition(b" ")  # ". . ." is a word of GloVe, "the 0.1" a number too many
-        if values is None or values.size != text.dim or (spaced and _numbers(last) is not None):
-            raise InvalidTableError(
-                f"{text.name}, line {text.line + offset}, is {line[:40]!r}: it does not hold a word and {text.dim} "
-                "numbers, as the lines before do. The file is cut short or damaged: fetch it again."
-            )
-        parts.append((fields[0], b" ", b""))
-        rows.append(values)
-    return parts, np.concatenate(rows)
+_READERS: dict[bytes, Callable[[Path, int | None], WordVectors]] = {
+    _FASTTEXT_MAGIC: _read_fasttext,
+    b"PK\x03\x04": _read_npz,
+}
+"""Reader by the first bytes of the file as it is."""
+
+_REFUSED = {
+    _FASTTEXT_MAGIC: ("a compressed fastText model", "Unpack it and give the .bin."),
+    b"PK\x03\x04": ("a compressed archive", "Unpack it."),
+    b"\x93NUMPY": ("a single NumPy array without words", "Save both: numpy.savez(path, words=..., vectors=...)."),
+    **{
+        bytes([0x80, protocol]): (
+            "a pickle, as gensim's own format is",
+            "Load it with gensim and pass the KeyedVectors, or export them: save_word2vec_format(path, binary=True).",
+        )
+        for protocol in range(2, 6)
+    },
+}
+"""What a file is and what to do, by its first bytes when decompressed."""

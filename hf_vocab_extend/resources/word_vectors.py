@@ -15,12 +15,18 @@ import numpy as np
 import torch
 
 from ..errors import InvalidTableError, VocabExtendWarning
-from .packed_words import PackedWords
+from .packed_words import PackedWords, repeated_places
 
 SIDES = ("source", "target")
 BEGINS, ENDS = 1, 2
 """Bits of :attr:`WordVectors.bounds`: the word begins, or ends, where a word of running text does."""
 _EXAMPLES = 3
+_ZIPF_SHIFT = 2.7  # Mandelbrot's constant: frequency ~ 1 / (rank + 2.7)
+
+
+def zipf(ranks: np.ndarray) -> np.ndarray:
+    """Return the frequencies that Zipf's law gives to ranks from 0, up to a factor, float64, the same shape."""
+    return 1.0 / (ranks + 1 + _ZIPF_SHIFT)
 
 
 class Rows(Protocol):
@@ -156,15 +162,23 @@ def _not_finite(name: str, words: Sequence[str]) -> InvalidTableError:
 
 
 def make_word_vectors(
-    words: Sequence[str], vectors: np.ndarray, *, frequencies: np.ndarray | None = None, name: str = "(word vectors)"
+    words: Sequence[str],
+    vectors: np.ndarray,
+    *,
+    frequencies: np.ndarray | None = None,
+    name: str = "(word vectors)",
+    languages: Sequence[str] | np.ndarray | None = None,
+    bounds: np.ndarray | None = None,
 ) -> WordVectors:
     """Check words and a matrix, and make a space of them.
 
     Args:
-        words: Words. Of a word that occurs twice the first vector is kept, with a warning.
-        vectors: Shape `(len(words), dim)`.
+        words: Words. Of a word that occurs twice (in a language) the first vector is kept, with a warning.
+        vectors: Shape `(len(words), dim)`. Values of a memory map are checked when they are read.
         frequencies: Of the words, shape `(len(words),)`.
         name: What messages call it.
+        languages: Of the words, shape `(len(words),)`.
+        bounds: See :class:`WordVectors`, shape `(len(words),)`.
 
     Raises:
         InvalidTableError: If shapes do not fit, there is no word, or a value is not finite.
@@ -181,47 +195,99 @@ def make_word_vectors(
             f"The frequencies of {name} have the shape {frequencies.shape} or a negative value; "
             f"{len(words)} are needed, one for each word."
         )
-    finite = np.isfinite(vectors).all(1)
-    if not finite.all():
-        raise _not_finite(name, [words[place] for place in np.flatnonzero(~finite).tolist()])
-    first: dict[str, int] = {}
-    for place, word in enumerate(words):
-        first.setdefault(word, place)
-    if len(first) < len(words):
-        keep = np.fromiter(first.values(), np.int64, len(first))
-        twice = [words[place] for place in np.setdiff1d(np.arange(len(words)), keep)[:_EXAMPLES].tolist()]
-        warnings.warn(
-            f"{len(words) - len(first)} words of {name} occur more than once, for example "
-            f"{', '.join(map(repr, twice))}; the first vector of each is kept.",
-            VocabExtendWarning,
-            stacklevel=3,
-        )
-        words, vectors = list(first), vectors[keep]
-        frequencies = None if frequencies is None else frequencies[keep]
-    return WordVectors(words, vectors, None if frequencies is None else frequencies.astype(np.float64), name)
+    languages = None if languages is None else np.asarray(languages, np.str_)
+    bounds = None if bounds is None else np.asarray(bounds)
+    for what, values in (("languages", languages), ("bounds", bounds)):
+        if values is not None and values.shape != (len(words),):
+            raise InvalidTableError(
+                f"The {what} of {name} have the shape {values.shape}; {len(words)} are needed, one for each word."
+            )
+    if bounds is not None and not np.isin(bounds, range(BEGINS + ENDS + 1)).all():
+        raise InvalidTableError(f"The bounds of {name} hold a value that is not 0, 1, 2 or 3.")
+    if not isinstance(vectors, np.memmap):
+        finite = np.isfinite(vectors).all(1)
+        if not finite.all():
+            raise _not_finite(name, [words[place] for place in np.flatnonzero(~finite).tolist()])
+    counts = None if frequencies is None else frequencies.astype(np.float64)
+    bounds = None if bounds is None else bounds.astype(np.uint8)
+    return without_repeated(WordVectors(words, vectors, counts, name, languages=languages, bounds=bounds))
 
 
-def read_word_vectors(given: Any, *, name: str = "word_vectors", limit: int | None = None) -> WordVectors:
+def without_repeated(space: WordVectors) -> WordVectors:
+    """Return a space with the first vector only of each word, and warn if that leaves some out."""
+    groups = np.zeros(len(space), np.int64)
+    if space.languages is not None:
+        groups += 4 * np.unique(space.languages, return_inverse=True)[1]
+    if space.bounds is not None:
+        groups += space.bounds
+    again = repeated_places(space.words, groups)
+    if len(again) == 0:
+        return space
+    warn_repeated(space.name, len(again), [space.words[place] for place in again[:_EXAMPLES].tolist()])
+    return space.select(np.delete(np.arange(len(space)), again))
+
+
+def warn_repeated(name: str, n_repeated: int, examples: Sequence[str]) -> None:
+    """Warn that words occur more than once."""
+    warnings.warn(
+        f"{n_repeated} words of {name} occur more than once, for example "
+        f"{', '.join(map(repr, examples))}; the first vector of each is kept.",
+        VocabExtendWarning,
+        stacklevel=4,
+    )
+
+
+def read_word_vectors(
+    given: Any,
+    *,
+    name: str = "word_vectors",
+    limit: int | None = None,
+    keys: str = "auto",
+    default_language: str = "",
+    cache: bool = True,
+) -> WordVectors:
     """Read one space of word vectors.
 
     Args:
-        given: A mapping of word to vector; ``(words, matrix)``; a file: word2vec text or GloVe (``.vec``, ``.txt``,
-            plain or compressed), a fastText model (``.bin``), NumPy (``.npz`` with the arrays ``words`` and
-            ``vectors``, and ``frequencies`` if they are known); a loaded fastText model or gensim's ``KeyedVectors``.
+        given: A mapping of word to vector; ``(words, matrix)``; a file: word2vec text or GloVe (``.vec``, ``.txt``) or
+            word2vec binary (``.bin``), plain or compressed, a fastText model (``.bin``), NumPy (``.npz`` with the
+            arrays ``words`` and ``vectors``, and ``frequencies``, ``languages`` and ``bounds`` if they are known); a
+            loaded fastText model or gensim's ``KeyedVectors``. Or several languages in one space: a folder of such
+            files, each named by its language, or a mapping of language to any of these.
         name: What messages call it.
-        limit: Keep only the first so many words; files list the most frequent words first. A fastText model is kept
-            whole.
+        limit: Keep only the first so many words, of each file; files list the most frequent words first. A fastText
+            model is kept whole.
+        keys: How the words tell their language: ``colon``: ``eng:house``, or ``eng:$house$`` with marks where words
+            begin and end; ``conceptnet``: ``/c/en/house``; ``plain``: not at all; ``auto``: as half of them do.
+        default_language: Language of the words whose key tells none.
+        cache: Keep what was parsed of large files for the next time; it is mapped then, not parsed.
 
     Raises:
         InvalidTableError: If it cannot be read; for a text file it names the line.
+        InvalidOptionError: If `keys` is unknown.
         MissingDependencyError: If a fastText model is given and fastText is not installed.
     """
-    from . import word_vector_files as files
+    from .language_files import read_languages
+    from .word_keys import check_keys, parse_keys
 
+    check_keys(keys)
     if isinstance(given, WordVectors):
         return given
+
+    def read(one: Any, one_name: str, language: str) -> WordVectors:
+        space = one if isinstance(one, WordVectors) else _read_one(one, one_name, limit, cache)
+        return parse_keys(space, keys, language)
+
+    languages = read_languages(given, name, read, default_language)
+    return read(given, name, default_language) if languages is None else languages
+
+
+def _read_one(given: Any, name: str, limit: int | None, cache: bool) -> WordVectors:
+    """Read what is no folder and no mapping of languages."""
+    from . import word_vector_files as files
+
     if isinstance(given, str | os.PathLike):
-        return files.read_vector_file(Path(given), limit)
+        return files.read_vector_file(Path(given), limit, cache=cache)
     if isinstance(given, Mapping):
         words, matrix = _of_mapping(given, name)
         return make_word_vectors(words, matrix, name=name)
@@ -236,7 +302,18 @@ def read_word_vectors(given: Any, *, name: str = "word_vectors", limit: int | No
         return make_word_vectors(list(keyed.index_to_key), as_array(keyed.vectors), frequencies=counts, name=name)
     raise InvalidTableError(
         f"{name} is a {type(given).__name__}. Give a mapping of word to vector, (words, matrix), a file of vectors, "
-        "or a loaded fastText or gensim model."
+        "a folder of one file for each language, or a loaded fastText or gensim model."
+    )
+
+
+def is_space(given: Any) -> bool:
+    """Whether this can be read as a space by itself, and is no vector."""
+    keyed = getattr(given, "wv", given)
+    return (
+        isinstance(given, str | os.PathLike | Mapping | WordVectors)
+        or _is_matrix_pair(given)
+        or hasattr(given, "get_word_vector")
+        or hasattr(keyed, "index_to_key")
     )
 
 
@@ -277,16 +354,9 @@ def split_sides(given: Any) -> tuple[Any, Any] | None:
 
     Returns:
         What was given for the source and for the target, or None for one space of both languages.
-
-    Raises:
-        InvalidTableError: If a folder is given.
     """
     if isinstance(given, Mapping) and set(given) == set(SIDES):
         return given["source"], given["target"]
     if isinstance(given, tuple | list) and len(given) == 2 and not _is_matrix_pair(given):
         return given[0], given[1]
-    if isinstance(given, str | os.PathLike) and Path(given).is_dir():
-        raise InvalidTableError(
-            f"'{given}' is a folder. Name the two files of vectors: word_vectors=(source_file, target_file)."
-        )
     return None
