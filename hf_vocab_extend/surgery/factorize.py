@@ -1,0 +1,194 @@
+"""Factorise the token tables of a model in place: ``E (V, D) ~ F (V, R) @ P (R, D)``; and merge them back.
+
+The classes that hold the factors are in :mod:`..modeling.factorized`, the file that travels with saved models.
+Modules, Parameters and ties stay the objects that they were; only their classes and data change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from .._logging import get_logger
+from ..errors import InvalidOptionError, UnsupportedModelError
+from ..modeling import factorized
+from .checks import check_model
+from .config_tree import all_configs
+from .journal import Journal
+from .low_rank import SCALINGS, Basis, Factors, check_rank, factorize_table, principal_basis, resolve_rank
+from .sites import Alias, Site, Sites, find_sites
+from .table_uses import check_uses
+from .ties import make_flag_truthful
+
+logger = get_logger(__name__)
+_TABLES = frozenset({"input", "head"})
+_WITHOUT_TABLE = frozenset({"bias", "logits_bias"})
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One storage and what it will be replaced by."""
+
+    site: Site
+    factors: Factors
+    modules: dict[int, nn.Module]
+
+
+def factorize_embeddings(
+    model: PreTrainedModel,
+    rank: int | float,
+    *,
+    scaling: str = "balanced",
+    head_rank: int | float | None = None,
+    bases: Mapping[str, Basis] | None = None,
+    journal: Journal | None = None,
+) -> PreTrainedModel:
+    """Replace the token tables of a model by products of rank R, in place.
+
+    Input table and tied head share both factors; an untied head gets its own. The model's class and config become
+    sisters of the stock ones (``isinstance`` holds), and what ``save_pretrained`` writes loads with
+    ``trust_remote_code=True`` anywhere, or with this package imported.
+
+    Args:
+        model: The model.
+        rank: R, from 1 to min(V, D); or a fraction below 1: the share of the table's squared norm to keep.
+        scaling: How the singular values are shared out, a name in :data:`.low_rank.SCALINGS`.
+        head_rank: The same as ``rank`` for an untied head; by default ``rank``.
+        bases: Site name to the principal directions to use instead of the table's own.
+        journal: Where to note the writes, for a caller whose own later failure must take them back too.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        InvalidOptionError: If a rank is out of range, or the scaling is unknown.
+        InvalidTableError: If a table holds NaN or infinite values.
+        UnsupportedModelError: If the model is factorised already, or reads a table in a way that a product does not
+            serve. Nothing is changed then.
+    """
+    _check_options(model, scaling)
+    sites = find_sites(model, 0)
+    tables = _tables(model, sites)
+    check_uses(model, tables)
+    steps = [
+        _plan(site, rank if "input" in site.roles or head_rank is None else head_rank, scaling, bases or {})
+        for site in tables
+    ]
+    with journal or Journal() as writes:
+        make_flag_truthful(model, sites, writes)
+        for step in steps:
+            _write(step, writes)
+        _write_classes(model, steps, writes)
+    return model
+
+
+def merge_factorized(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn a factorised model, in place, into the stock model with dense tables.
+
+    Args:
+        model: A model of :func:`factorize_embeddings`, or one loaded from a factorised folder, by this package or by
+            the folder's own code.
+
+    Returns:
+        The model itself, now of the stock class.
+
+    Raises:
+        UnsupportedModelError: If the model is not factorised, or is wrapped.
+    """
+    if not is_factorized_model(model):
+        raise UnsupportedModelError(
+            f"A {type(model).__name__} is not a factorised model, so there is nothing to merge. Of a PEFT model pass "
+            "model.merge_and_unload()."
+        )
+    merge: Callable[[], PreTrainedModel] = model.merge_factorized  # type: ignore[assignment]
+    return merge()
+
+
+def is_factorized_model(model: object) -> bool:
+    """Whether a model was made by :func:`factorize_embeddings` or loaded from a factorised folder."""
+    return isinstance(model, PreTrainedModel) and hasattr(type(model), "dense_class")
+
+
+def _check_options(model: PreTrainedModel, scaling: str) -> None:
+    """Raise before any work for what is wrong at first sight."""
+    check_model(model)
+    if is_factorized_model(model) or factorized.factorized_modules(model):
+        raise UnsupportedModelError(
+            f"The tables of this {type(model).__name__} are factorised already. Call merge_factorized(model) first."
+        )
+    if scaling not in SCALINGS:
+        raise InvalidOptionError(f"The scaling is {scaling!r}. Choose one of: {', '.join(SCALINGS)}.")
+
+
+def _tables(model: PreTrainedModel, sites: Sites) -> list[Site]:
+    """Return the sites to factorise; raise if one cannot be."""
+    tables = [site for site in sites if site.roles & _TABLES]
+    others = [site.name for site in sites if not site.roles & (_TABLES | _WITHOUT_TABLE)]
+    odd = [alias.name for site in tables for alias in site.aliases if not _is_plain_layer(site, alias)]
+    if others or odd:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be factorised: {', '.join(others + odd)} is vocabulary-sized, but no "
+            "embedding or linear layer that a product can stand for. Leave out the rank (factorize=None)."
+        )
+    return tables
+
+
+def _is_plain_layer(site: Site, alias: Alias) -> bool:
+    """Whether a name is that of the weight of an embedding or a linear layer, tokens first."""
+    module = alias.module
+    is_layer = isinstance(module, (nn.Embedding, nn.Linear)) and alias.attribute == "weight" and site.axis == 0
+    return is_layer and getattr(module, "max_norm", None) is None
+
+
+def _plan(site: Site, rank: int | float, scaling: str, bases: Mapping[str, Basis]) -> _Step:
+    """Compute the factors of one storage."""
+    table = site.table()
+    if not (isinstance(rank, float) and rank < 1):
+        check_rank(rank, *table.shape)
+    basis = bases.get(site.name) or principal_basis(table)
+    factors = factorize_table(table, resolve_rank(rank, basis), scaling=scaling, basis=basis)
+    return _Step(site, factors, {id(alias.module): alias.module for alias in site.aliases})
+
+
+def _write(step: _Step, journal: Journal) -> None:
+    """Put the factors behind every alias of a storage."""
+    tensor = step.site.tensor
+    for live in {id(alias.tensor): alias.tensor for alias in step.site.aliases}.values():
+        journal.set_data(live, step.factors.factor.to(tensor.dtype))
+    projection = nn.Parameter(step.factors.projection.to(tensor.dtype), requires_grad=tensor.requires_grad)
+    for module in step.modules.values():
+        journal.set_attribute(module, "__class__", factorized.layer_class(type(module)))
+        journal.set_attribute(module, "projection", projection)
+
+
+def _write_classes(model: PreTrainedModel, steps: list[_Step], journal: Journal) -> None:
+    """Give model and configs the classes that save and load the factors, and declare the ties of the projections."""
+    kind = factorized.model_class(type(model))
+    plan = _description(model, steps)
+    stock = type(model.config)
+    for _, config in all_configs(model):
+        if type(config) is stock:
+            journal.set_attribute(config, "__class__", kind.config_class)
+            journal.set_attribute(config, "factorization", plan)
+    journal.set_attribute(model, "__class__", kind)
+    factorized.declare_ties(model, journal.set_attribute)
+
+
+def _description(model: PreTrainedModel, steps: list[_Step]) -> dict[str, Any]:
+    """Return what the config says about the factors: which modules, at which rank."""
+    prefix = factorized.body_prefix(model)
+    plan: dict[str, Any] = {"format": factorized.FORMAT, "body": {}, "head": {}}
+    for step in steps:
+        for alias in step.site.aliases:
+            name = alias.name.rpartition(".")[0]
+            is_body = name.startswith(prefix) if prefix else alias.role != "head"
+            part = plan["body" if is_body else "head"]
+            part[name.removeprefix(prefix) if is_body else name] = step.factors.factor.shape[1]
+    return plan
+
+
+__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized"]
