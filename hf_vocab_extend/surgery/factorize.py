@@ -86,6 +86,36 @@ def factorize_embeddings(
     return model
 
 
+def source_bases(model: PreTrainedModel, sites: Sites, rank: int | float) -> dict[str, Basis]:
+    """Check before any other work that a model can be factorised, and return the directions of its tables.
+
+    Rows that are mixed from those of a table lie in the span of its directions, so that factorising after the rows
+    are placed, with these directions, gives the same as mixing rows of the factor (OFA, arXiv 2311.08849).
+
+    Args:
+        model: The model.
+        sites: Its vocabulary-sized tensors.
+        rank: As in :func:`factorize_embeddings`.
+
+    Returns:
+        Site name to the principal directions of its table.
+
+    Raises:
+        InvalidOptionError: If the rank is out of range.
+        UnsupportedModelError: If the model cannot be factorised.
+    """
+    _check_options(model, "balanced")
+    tables = _tables(model, sites)
+    for site in tables:
+        if not (isinstance(rank, float) and rank < 1):
+            check_rank(rank, *site.table().shape)
+    check_uses(model, tables)
+    bases = {site.name: principal_basis(site.table()) for site in tables}
+    for basis in bases.values():
+        resolve_rank(rank, basis)
+    return bases
+
+
 def merge_factorized(model: PreTrainedModel) -> PreTrainedModel:
     """Turn a factorised model, in place, into the stock model with dense tables.
 
@@ -191,4 +221,4 @@ def _description(model: PreTrainedModel, steps: list[_Step]) -> dict[str, Any]:
     return plan
 
 
-__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized"]
+__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized", "source_bases"]

@@ -54,3 +54,9 @@ class Journal:
         else:
             self._undo.append(lambda: setattr(owner, name, before))
         setattr(owner, name, value)
+
+    def delete_attribute(self, owner: Any, name: str) -> None:
+        """Delete an attribute that exists."""
+        before = getattr(owner, name)
+        self._undo.append(lambda: setattr(owner, name, before))
+        delattr(owner, name)
