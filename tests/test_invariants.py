@@ -93,7 +93,7 @@ BUILDERS = {
     "bert-cased": _bert(BertConfig, BertForMaskedLM),
     "clip": _clip,
 }
-METHODS = ("mean", "normal", "subword", "focus", "wechsel", "trans_tokenization")
+METHODS = ("mean", "normal", "subword", "focus", "wechsel", "ofa", "trans_tokenization")
 FAMILIES = tuple(TOKENIZERS)
 
 
@@ -125,9 +125,14 @@ def _random_vectors(names: list[str]) -> tuple[list[str], np.ndarray]:
     return names, torch.randn(len(names), 8, generator=torch.Generator().manual_seed(3)).numpy()
 
 
+def _words(target) -> dict:
+    return {"word_vectors": _random_vectors(sorted({*" ".join((*english(), *swahili())).split()}))}
+
+
 ARGUMENTS = {
     "focus": lambda target: {"method": FocusConfig(), "token_vectors": _random_vectors(sorted(target.get_vocab()))},
-    "wechsel": lambda target: {"word_vectors": _random_vectors(sorted({*" ".join((*english(), *swahili())).split()}))},
+    "wechsel": _words,
+    "ofa": _words,
     "trans_tokenization": lambda target: {"parallel": sample_pairs()[:150]},
 }
 """What a method needs, small: ready vectors and few pairs keep the grid quick."""

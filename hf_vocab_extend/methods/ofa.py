@@ -175,8 +175,8 @@ class Ofa(InitMethod):
             return
         kind = {"source": "trained source", "target": "new"}[side]
         message = (
-            f"{found or 'None'} of the {count} {kind} tokens occur in the {len(space)} words of {space.name} with a "
-            f"vector. {likely_cause(space, vocab)}"
+            f"{f'Only {found}' if found else 'None'} of the {count} {kind} tokens occur in the {len(space)} words of "
+            f"{space.name}. {likely_cause(space, vocab)}"
         )
         if found == 0:
             raise InvalidTableError(message)

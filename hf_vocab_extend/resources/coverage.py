@@ -93,9 +93,14 @@ def _foreign(words: Sequence[str], tokens: Sequence[str]) -> str:
         return ""
     main = of_tokens.most_common(1)[0][0]
     return (
-        f"The words are written in {script.title()} letters and the tokens mostly in {main.title()} ones, so the "
+        f"The words are written in {_called(script)} letters and the tokens mostly in {_called(main)} ones, so the "
         "language is probably the wrong one."
     )
+
+
+def _called(script: str) -> str:
+    """Return what a script is called."""
+    return {"CJK": "Chinese"}.get(script, script.title())
 
 
 _CAUSES = (_prefixed, _marked, _cased, _foreign)
