@@ -34,11 +34,12 @@ from .prepare import (
 )
 from .report import ExtensionReport
 from .resources.corpus import Corpus, open_corpus
+from .low_rank_tables import plan_low_rank
 from .result import VocabExtension
 from .rows import fit_rows
 from .surgery.apply import apply_rows
 from .surgery.journal import Journal
-from .surgery.sites import Sites, find_sites
+from .surgery.sites import Sites, describe, find_sites
 from .surgery.token_ids import remap_token_ids
 from .surgery.trained import trained_rows
 from .vocab.fertility import measure_fertility
@@ -84,6 +85,7 @@ def extend_vocabulary(
     helper_model: Any = None,
     sources: Sources | None = None,
     fallback: str = "subword",
+    factorize: int | float | None = None,
     languages: str | Sequence[str] = (),
     pad_to_multiple_of: int | None = None,
     seed: int = 0,
@@ -113,6 +115,9 @@ def extend_vocabulary(
             ``{"token": [("source token", weight), ...]}``.
         fallback: Method for tokens that ``method`` does not cover: ``subword``, ``mean`` or ``normal``; what that
             does not cover either is drawn from the normal distribution of the source rows, and counted.
+        factorize: Keep the token tables as products ``F (V, R) @ P (R, D)``: the rank R, or as a fraction below 1 the
+            share of the source table's squared norm to keep; None for dense tables. See
+            :func:`~hf_vocab_extend.surgery.factorize.factorize_embeddings`.
         languages: Language code or codes for the card, for example ``"sw"``.
         pad_to_multiple_of: Round the number of rows up to a multiple.
         seed: Seed of all randomness.
@@ -140,6 +145,7 @@ def extend_vocabulary(
         plan = build_plan(source_tokenizer, target_tokenizer, mode)
         overrides = resolve_sources(sources or {}, source_tokenizer, plan.source, plan.target)
         plan, shared = free_reestimated(free_overridden(plan, list(overrides)), chosen)
+        low_rank = plan_low_rank(model, sites, factorize)
     with clock.step("measure"):
         measured = _measure(source_tokenizer, target_tokenizer, plan, text)
     with clock.step("method"):
@@ -147,26 +153,27 @@ def extend_vocabulary(
         trained = trained_rows(table, plan.source)
         generator = torch.Generator().manual_seed(seed)
         where = torch.device(device) if device is not None else table.device
-        context = FitContext(plan, source_tokenizer, target_tokenizer, resources, generator, trained, where, shared)
+        context = FitContext(
+            plan, source_tokenizer, target_tokenizer, resources, generator, trained, where, shared, low_rank.rank
+        )
         rows, mapping = fit_rows(context, chosen, overrides, fallback)
     with Journal() as journal:  # what fails from here on takes back every write
         with clock.step("apply"):
-            tables = apply_rows(
+            apply_rows(
                 model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of, journal=journal
             )
             notes = context.notes + _notes(measured, mapping, chosen, token_vectors is not None)
             notes += remap_token_ids(model, plan, target_tokenizer, journal=journal)
+            notes += low_rank.apply(model, sites, journal)
         report = ExtensionReport(
             mode=mode,
-            method=chosen.name,
-            method_reason=reason,
-            method_config=chosen.config.to_dict(),
             fallback=fallback,
             seed=seed,
             languages=(languages,) if isinstance(languages, str) else tuple(languages),
-            tables=tuple(tables),
             notes=tuple(notes),
+            factorized_rank=low_rank.rank,
             seconds_by_step=clock.seconds,
+            **_choice(chosen, reason),
             **_origin(model, source_tokenizer, new_tokenizer),
             **_outcome(plan, sites, mapping, measured),
         )
@@ -224,6 +231,11 @@ def _notes(measured: _Measured, mapping: TokenMapping, method: InitMethod, vecto
     return notes
 
 
+def _choice(method: InitMethod, reason: str) -> dict[str, Any]:
+    """Return the part of the report that says how rows were found."""
+    return {"method": method.name, "method_reason": reason, "method_config": method.config.to_dict()}
+
+
 def _origin(model: PreTrainedModel, source: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the part of the report that says what the result was made from."""
     packages = ("transformers", "tokenizers", "torch", "numpy")
@@ -249,6 +261,7 @@ def _outcome(plan: VocabPlan, sites: Sites, mapping: TokenMapping, measured: _Me
     counts = measured.token_counts
     return {
         "sizes": sizes,
+        "tables": tuple(describe(site) for site in sites),
         "counts_by_kind": mapping.counts(),
         "coverage": None if counts is None else mapping.coverage(counts),
         "tied": sites.tied,

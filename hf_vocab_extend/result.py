@@ -24,6 +24,7 @@ from .saving import (
 )
 from .scrub import without_private
 from .side_files import side_files
+from .surgery.factorize import saved_form
 from .verify import verify_folder
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class VocabExtension:
         max_shard_size: str | int = "5GB",
         overwrite: bool = False,
         verify: bool = True,
+        factorized: bool = False,
         extra_files: ExtraFiles | None = None,
         language: str | Sequence[str] | None = None,
         license: str | None = None,
@@ -77,6 +79,9 @@ class VocabExtension:
             overwrite: Write into a folder that is not empty.
             verify: Load the folder again and compare ids, tensors, ties, outputs and stop ids. It takes the memory of
                 a second model.
+            factorized: Write the tables of a factorised model as the two matrices that they are, with the code that
+                loads them: smaller, and to be loaded with ``trust_remote_code=True`` or with this package imported. By
+                default their product is written, which loads anywhere.
             extra_files: Files to write along: relative path to a file, or to its bytes. Those of the base model that
                 do not depend on the vocabulary (modules of sentence-transformers, processors, licence) go along
                 anyway, if they lie on this machine; the same path with other content here replaces one.
@@ -86,7 +91,8 @@ class VocabExtension:
 
         Raises:
             OutputFolderError: Before any work, if the folder is not empty, not writable, a file, or on a full disk.
-            InvalidOptionError: Before any work, if an option of the card or an extra file is wrong.
+            InvalidOptionError: Before any work, if an option of the card or an extra file is wrong, or if
+                ``factorized`` is asked of a model with dense tables.
             VerificationError: If the folder does not load back equal. Nothing is left of it.
         """
         from .hub.card import card_of_folder, render_card
@@ -97,7 +103,7 @@ class VocabExtension:
         path = check_output_folder(save_directory, n_bytes, overwrite=overwrite)
         options = self._card_options(path, language, license) | dict(card or {})
         render_card(self.report, **options)  # what is wrong with the card shows before any work
-        with staged_folder(path) as folder:
+        with saved_form(self.model, factorized=factorized), staged_folder(path) as folder:
             self._write(folder, max_shard_size, extra_files)
             for note in verify_folder(folder, self.model, self.tokenizer) if verify else ():
                 logger.warning("%s", note)

@@ -6,7 +6,8 @@ Modules, Parameters and ties stay the objects that they were; only their classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from .._logging import get_logger
 from ..errors import InvalidOptionError, UnsupportedModelError
 from ..modeling import factorized
+from ..modeling.factorized import merge_tables, register
 from .checks import check_model
 from .config_tree import all_configs
 from .journal import Journal
@@ -25,8 +27,9 @@ from .table_uses import check_uses
 from .ties import make_flag_truthful
 
 logger = get_logger(__name__)
+factorized.register()
 _TABLES = frozenset({"input", "head"})
-_WITHOUT_TABLE = frozenset({"bias", "logits_bias"})
+_LEFT_AS_THEY_ARE = frozenset({"bias", "logits_bias", "per_layer"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,37 @@ def merge_factorized(model: PreTrainedModel) -> PreTrainedModel:
     return merge()
 
 
+@contextmanager
+def saved_form(model: PreTrainedModel, *, factorized: bool) -> Iterator[None]:
+    """Give a model for a while the form in which it is saved: with dense tables, or as the products that they are.
+
+    Args:
+        model: Any model; one with dense tables stays as it is. A factorised one is the same again afterwards, to the
+            bit, its Parameters the same objects.
+        factorized: Whether the products are wanted.
+
+    Raises:
+        InvalidOptionError: If products are wanted of a model with dense tables.
+    """
+    if not is_factorized_model(model):
+        if factorized:
+            raise InvalidOptionError(
+                "factorized=True asks for two matrices, and the model's tables are dense. Pass factorize=RANK to "
+                "extend_vocabulary, or leave it out."
+            )
+        yield
+    elif factorized:
+        register()  # so that the folder loads again in this process, to be compared
+        yield
+    else:
+        journal = Journal()
+        try:
+            merge_tables(model, journal.set_attribute, journal.delete_attribute, journal.set_data)
+            yield
+        finally:
+            journal.undo()
+
+
 def is_factorized_model(model: object) -> bool:
     """Whether a model was made by :func:`factorize_embeddings` or loaded from a factorised folder."""
     return isinstance(model, PreTrainedModel) and hasattr(type(model), "dense_class")
@@ -157,7 +191,7 @@ def _check_options(model: PreTrainedModel, scaling: str) -> None:
 def _tables(model: PreTrainedModel, sites: Sites) -> list[Site]:
     """Return the sites to factorise; raise if one cannot be."""
     tables = [site for site in sites if site.roles & _TABLES]
-    others = [site.name for site in sites if not site.roles & (_TABLES | _WITHOUT_TABLE)]
+    others = [site.name for site in sites if not site.roles & (_TABLES | _LEFT_AS_THEY_ARE)]
     odd = [alias.name for site in tables for alias in site.aliases if not _is_plain_layer(site, alias)]
     if others or odd:
         raise UnsupportedModelError(
@@ -221,4 +255,4 @@ def _description(model: PreTrainedModel, steps: list[_Step]) -> dict[str, Any]:
     return plan
 
 
-__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized", "source_bases"]
+__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized", "saved_form", "source_bases"]

@@ -1,0 +1,57 @@
+"""The step of ``extend_vocabulary`` that keeps the token tables as products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .surgery.factorize import factorize_embeddings, source_bases
+from .surgery.journal import Journal
+from .surgery.low_rank import Basis, resolve_rank
+from .surgery.sites import Sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What was asked for, with what was measured on the tables before they change.
+
+    Attributes:
+        asked: Rank or share that was asked for; None for dense tables.
+        rank: Rank of the input table; None for dense tables.
+        bases: Site name to the principal directions of its source table.
+    """
+
+    asked: int | float | None = None
+    rank: int | None = None
+    bases: dict[str, Basis] = field(default_factory=dict)
+
+    def apply(self, model: PreTrainedModel, sites: Sites, journal: Journal) -> list[str]:
+        """Factorise the tables after their rows are placed; returns what the report should say."""
+        if self.asked is None:
+            return []
+        tables = [site for site in sites if site.name in self.bases]
+        before = sum(site.tensor.numel() for site in tables)
+        factorize_embeddings(model, self.asked, bases=self.bases, journal=journal)
+        after = sum(site.tensor.numel() + site.aliases[0].module.projection.numel() for site in tables)
+        kept = [self.bases[site.name].explained(site.tensor.shape[1]) for site in tables]
+        shares = " and ".join(f"{share:.1%}" for share in kept)
+        return [
+            f"The token tables are products of rank {self.rank}: {after:,} numbers instead of {before:,}. Of the "
+            f"squared norm of the source table {shares} is kept, and no row is exactly what it was."
+        ]
+
+
+def plan_low_rank(model: PreTrainedModel, sites: Sites, factorize: int | float | None) -> LowRank:
+    """Check that the tables can be factorised, and measure them, before any other work.
+
+    Raises:
+        InvalidOptionError: If the rank is out of range.
+        UnsupportedModelError: If a table cannot be held as a product, or is one already.
+    """
+    if factorize is None:
+        return LowRank()
+    bases = source_bases(model, sites, factorize)
+    return LowRank(factorize, resolve_rank(factorize, bases[sites.input.name]), bases)
