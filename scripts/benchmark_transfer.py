@@ -75,6 +75,18 @@ ROWS: dict[str, Row] = {
 }
 """Method and what it is given, by the name of the row."""
 
+RANKS = (100, 200)
+FACTORIZED = ("ofa", "hyperofa", "trans_tokenization")
+
+
+def at_rank(give: Callable[[Language], dict[str, Any]], rank: int) -> Callable[[Language], dict[str, Any]]:
+    return lambda language: {**give(language), "factorize": rank}
+
+
+for name in FACTORIZED:
+    ROWS.setdefault(name, (name, pairs))
+    ROWS |= {f"{name}, rank {rank}": (name, at_rank(pairs, rank)) for rank in RANKS}
+
 ABLATION: dict[str, Row] = {
     "default": (tt(), pairs),
     "unit=word": (tt(unit="word"), pairs),
