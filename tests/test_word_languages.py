@@ -249,7 +249,7 @@ def test_a_fasttext_model_of_each_language(tmp_path) -> None:
 
     (tmp_path / "t.txt").write_text("\n".join(swahili(60)), encoding="utf-8")
     model = fasttext.train_unsupervised(
-        str(tmp_path / "t.txt"), dim=8, minCount=2, epoch=1, bucket=50_000, minn=3, maxn=4, thread=1, verbose=0
+        str(tmp_path / "t.txt"), dim=8, minCount=2, epoch=1, bucket=2_100_000, minn=3, maxn=4, thread=1, verbose=0
     )
     space = read_word_vectors({"swa": model, "eng": (["house"], vectors(1, 8))})
     place = int(space.places(["na"])[0])

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._optional import require
 from ..errors import InvalidTableError
+from .fasttext_file import FASTTEXT_MAGIC, fasttext_space, open_fasttext
 from .readers import DAMAGED, open_binary
 from .word_vector_binary import PositionedRows, binary_blocks, binary_sizes
 from .word_vector_tables import VectorTable, read_table
@@ -24,9 +25,6 @@ _HEAD = 1 << 16  # bytes that tell the format
 _EXAMPLES = 3
 _NPZ_OTHERS = ("frequencies", "languages", "bounds")
 _ZIP_NAMES = 26  # bytes before the two lengths in the header of a member
-_FASTTEXT_MAGIC = struct.pack("<i", 793712314)
-_FASTTEXT_HEADER = 4 + 4 + 12 * 4 + 8 + 3 * 4 + 2 * 8  # format, options, sizes of the dictionary
-_FASTTEXT_ENTRY = 2 + 8 + 1  # a letter and the end of a word, its count, its kind
 _END_OF_LINE = "</s>"  # fastText's own word
 
 
@@ -42,7 +40,7 @@ def read_vector_file(path: Path, limit: int | None = None, *, cache: bool = True
 
     Raises:
         InvalidTableError: If it is missing, damaged, or of another format.
-        MissingDependencyError: If it is a fastText model and fastText is not installed.
+        MissingDependencyError: If it is a quantised fastText model and fastText is not installed.
     """
     if not path.is_file():
         raise InvalidTableError(f"There is no file '{path}' of word vectors. Give an existing file.")
@@ -97,34 +95,23 @@ def _of_table(table: VectorTable, path: Path, name: str) -> WordVectors:
 
 
 def _read_fasttext(path: Path, limit: int | None) -> WordVectors:
-    """Load a fastText model."""
+    """Map a fastText model; load it with the library if it is quantised."""
+    name = f"'{path.name}'"
+    mapped = open_fasttext(path)
+    if mapped is not None:
+        return fasttext_space(mapped, name)
     fasttext = require("fasttext", "focus")
     try:
         model = fasttext.load_model(str(path))
     except (ValueError, MemoryError) as error:
         raise InvalidTableError(
-            f"'{path.name}' begins like a fastText model and cannot be loaded ({error or type(error).__name__}): "
+            f"{name} begins like a fastText model and cannot be loaded ({error or type(error).__name__}): "
             "it is cut short or damaged. Fetch it again."
         ) from error
-    space = of_fasttext_model(model, f"'{path.name}'")
-    least = _least_size(model, len(space))
-    if least is None or path.stat().st_size < least:  # the library reads past the end without a word
-        raise InvalidTableError(
-            f"'{path.name}' has {path.stat().st_size} bytes; a fastText model of {len(space)} words and "
-            f"{space.dim} dimensions has at least {least or 'some'}. It is cut short: fetch it again."
-        )
+    space = of_fasttext_model(model, name)
+    if len(space) == 0 or space.dim == 0:  # the library reads past the end without a word
+        raise InvalidTableError(f"{name} holds no word vector. It is cut short or damaged: fetch it again.")
     return space
-
-
-def _least_size(model: Any, n_words: int) -> int | None:
-    """Return the least size of a model's file in bytes, 0 for a quantised one, None for one without words."""
-    if n_words == 0 or model.get_dimension() == 0:
-        return None
-    if model.is_quantized():
-        return 0
-    options = model.f.getArgs()
-    rows = 2 * n_words + (options.bucket if options.maxn else 0)  # of the input and the output matrix
-    return _FASTTEXT_HEADER + n_words * _FASTTEXT_ENTRY + rows * model.get_dimension() * 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,13 +194,13 @@ def map_npz_array(path: Path, name: str) -> np.ndarray | None:
 
 
 _READERS: dict[bytes, Callable[[Path, int | None], WordVectors]] = {
-    _FASTTEXT_MAGIC: _read_fasttext,
+    FASTTEXT_MAGIC: _read_fasttext,
     b"PK\x03\x04": _read_npz,
 }
 """Reader by the first bytes of the file as it is."""
 
 _REFUSED = {
-    _FASTTEXT_MAGIC: ("a compressed fastText model", "Unpack it and give the .bin."),
+    FASTTEXT_MAGIC: ("a compressed fastText model", "Unpack it and give the .bin."),
     b"PK\x03\x04": ("a compressed archive", "Unpack it."),
     b"\x93NUMPY": ("a single NumPy array without words", "Save both: numpy.savez(path, words=..., vectors=...)."),
     **{

@@ -265,7 +265,7 @@ def read_word_vectors(
     Raises:
         InvalidTableError: If it cannot be read; for a text file it names the line.
         InvalidOptionError: If `keys` is unknown.
-        MissingDependencyError: If a fastText model is given and fastText is not installed.
+        MissingDependencyError: If a quantised fastText model is given and fastText is not installed.
     """
     from .language_files import read_languages
     from .word_keys import check_keys, parse_keys
