@@ -17,6 +17,7 @@ METHODS: dict[str, str | type[InitMethod]] = {
     "subword": ".subword:Subword",
     "focus": ".focus:Focus",
     "trans_tokenization": ".trans_tokenization:TransTokenization",
+    "hyperofa": ".hyperofa:HyperOfa",
     "wechsel": ".wechsel:Wechsel",
     "ofa": ".ofa:Ofa",
 }
