@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_vocab_extend.errors import InvalidOptionError, InvalidTableError
-from hf_vocab_extend.resources.packed_words import PackedWords
+from hf_vocab_extend.resources.packed_words import PackedWords, number_labels, repeated_places
 from hf_vocab_extend.resources.word_filters import filter_words
 from hf_vocab_extend.resources.word_vectors import WordVectors
 
@@ -124,3 +124,21 @@ def test_filters_that_cannot_be_applied_are_refused_with_what_there_is() -> None
         InvalidTableError, match=r"None of the 8 words of 'space' .*most frequent word occurs 70 times"
     ):
         filter_words(space(), min_frequency=71)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["eng", "", "swa", "eng", "a"], ["x" * 8, "x" * 7, "y"], ["x" * 9, "x"], ["\u00e9", "e", "\u00e9"], [""], []],
+)
+def test_labels_are_numbered_in_their_order(labels: list[str]) -> None:
+    names, numbers = number_labels(np.asarray(labels, np.str_))
+    assert names == sorted(set(labels))
+    assert [names[number] for number in numbers.tolist()] == labels
+
+
+def test_words_are_repeated_within_their_group_only() -> None:
+    words = ["a", "b", "a", "c", "b", "a", ""]
+    assert repeated_places(words).tolist() == [2, 4, 5]
+    assert repeated_places(words, np.asarray([0, 0, 1, 0, 0, 0, 0])).tolist() == [4, 5]
+    assert repeated_places(PackedWords.of([b"a"])).tolist() == []
+    assert repeated_places([]).tolist() == []

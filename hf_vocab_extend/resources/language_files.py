@@ -14,7 +14,7 @@ import numpy as np
 
 from .._logging import get_logger
 from ..errors import InvalidTableError
-from .packed_words import PackedWords
+from .packed_words import PackedWords, number_labels
 from .word_vectors import BEGINS, ENDS, SIDES, Rows, WordVectors, is_space, without_repeated
 
 logger = get_logger(__name__)
@@ -219,5 +219,5 @@ def _frequencies(space: WordVectors, counted: bool) -> np.ndarray:
 
 def _overlap(spaces: Sequence[WordVectors]) -> bool:
     """Whether two spaces hold words of one language."""
-    codes = [code for space in spaces for code in np.unique(_known(space)).tolist()]
+    codes = [code for space in spaces for code in number_labels(_known(space))[0]]
     return len(set(codes)) < len(codes)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InvalidOptionError, InvalidTableError
+from .packed_words import number_labels
 from .word_vectors import WordVectors
 
 _LISTED = 20
@@ -63,7 +64,7 @@ def _of_languages(space: WordVectors, wanted: list[str]) -> np.ndarray:
             f"{space.name}. Give keys with a prefix ('eng:house'), or one file for each language: a folder, or "
             "{'eng': file, ...}."
         )
-    known = np.unique(space.languages).tolist()
+    known, numbers = number_labels(space.languages)
     missing = [code for code in wanted if code not in known]
     if missing:
         close = [one for code in missing for one in difflib.get_close_matches(code, known, n=2, cutoff=0.5)]
@@ -74,7 +75,7 @@ def _of_languages(space: WordVectors, wanted: list[str]) -> np.ndarray:
             f"languages asks for {', '.join(map(repr, missing))}, and {space.name} has no word of it. "
             f"It has {len(known)}: {listed}{more}.{hint}"
         )
-    return np.isin(space.languages, np.asarray(wanted))
+    return np.isin(np.asarray(known), wanted)[numbers]
 
 
 def _frequent(space: WordVectors, least: float) -> np.ndarray:
@@ -93,22 +94,18 @@ def _ranks(space: WordVectors, keep: np.ndarray) -> np.ndarray:
     """Return each kept word's rank by frequency among those of its language, from 0; others get no useful one."""
     places = np.flatnonzero(keep)
     ranks = np.zeros(len(space), np.int64)
-    keys = [places]
-    if space.frequencies is not None:
-        keys.append(-space.frequencies[places])
-    if space.languages is not None:
-        keys.append(np.unique(space.languages[places], return_inverse=True)[1])
-    order = places[np.lexsort(keys)]
-    ranks[order] = rank_in_groups(None if space.languages is None else space.languages[order], len(order))
+    codes = np.zeros(len(space), np.int64) if space.languages is None else number_labels(space.languages)[1]
+    frequencies = np.zeros(len(space)) if space.frequencies is None else space.frequencies
+    order = places[np.lexsort((places, -frequencies[places], codes[places]))]
+    ranks[order] = rank_in_groups(codes[order])
     return ranks
 
 
-def rank_in_groups(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """Return each element's number within its run of equal groups, int64, shape `(n,)`; None is a single group."""
-    numbers = np.arange(n)
-    if groups is None or n == 0:
-        return numbers
-    first = np.concatenate([[True], groups[1:] != groups[:-1]])
+def rank_in_groups(groups: np.ndarray) -> np.ndarray:
+    """Return each element's number within its run of equal groups, int64, shape `(n,)`."""
+    numbers = np.arange(len(groups))
+    first = np.ones(len(groups), bool)
+    first[1:] = groups[1:] != groups[:-1]
     return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
 
 

@@ -166,7 +166,7 @@ def _parsed(
     if space.frequencies is not None and not space.counted:  # ranks are those within a language
         order = np.argsort(codes, kind="stable")
         ranks = np.empty(len(words), np.int64)
-        ranks[order] = rank_in_groups(codes[order], len(words))
+        ranks[order] = rank_in_groups(codes[order])
         parsed = _with(parsed, frequencies=zipf(ranks))
     return parsed if keep.all() else parsed.select(np.flatnonzero(keep))
 
@@ -195,8 +195,8 @@ def _languages(words: PackedWords, prefixes: _Prefixes, default_language: str) -
     letters = np.zeros((len(words), _LONGEST_CODE), np.uint8)
     for offset in range(int(prefixes.length.max(initial=0))):
         letters[:, offset] = np.where(offset < prefixes.length, _column(words, prefixes.start, offset), 0)
-    known, codes = np.unique(letters.view(f"S{_LONGEST_CODE}").ravel(), return_inverse=True)
-    names = [code.decode("ascii") or default_language for code in known.tolist()]
+    known, codes = np.unique(letters.view(np.uint64).ravel(), return_inverse=True)
+    names = [code.decode("ascii") or default_language for code in known.view(f"S{_LONGEST_CODE}").tolist()]
     if names.count(default_language) > 1:  # some keys say it, some do not
         first = names.index(default_language)
         codes = np.asarray([first if name == default_language else n for n, name in enumerate(names)])[codes]

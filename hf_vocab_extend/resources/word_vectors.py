@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import InvalidTableError, VocabExtendWarning
-from .packed_words import PackedWords, repeated_places
+from .packed_words import PackedWords, number_labels, repeated_places
 
 SIDES = ("source", "target")
 BEGINS, ENDS = 1, 2
@@ -217,7 +217,7 @@ def without_repeated(space: WordVectors) -> WordVectors:
     """Return a space with the first vector only of each word, and warn if that leaves some out."""
     groups = np.zeros(len(space), np.int64)
     if space.languages is not None:
-        groups += 4 * np.unique(space.languages, return_inverse=True)[1]
+        groups += 4 * number_labels(space.languages)[1]
     if space.bounds is not None:
         groups += space.bounds
     again = repeated_places(space.words, groups)
