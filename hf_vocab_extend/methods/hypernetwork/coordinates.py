@@ -39,12 +39,12 @@ class Coordinates:
         return rows * self.scale
 
 
-def make_coordinates(table: torch.Tensor, trained: np.ndarray, rank: int | None, space: str) -> Coordinates:
+def make_coordinates(table: torch.Tensor, known: torch.Tensor, rank: int | None, space: str) -> Coordinates:
     """Choose the coordinates of a table.
 
     Args:
-        table: Source table, `(n_source, D)`, float32 on the CPU.
-        trained: Which rows set the scale, bool, shape `(n_source,)`.
+        table: Source table, `(n_source, D)`, on the CPU.
+        known: Its rows that are learnt from, which set the scale, float32, shape `(n, D)`.
         rank: R; None for the full width.
         space: A name of :data:`SPACES`.
 
@@ -55,8 +55,7 @@ def make_coordinates(table: torch.Tensor, trained: np.ndarray, rank: int | None,
     width = table.shape[1]
     if rank is not None:
         check_rank(rank, *table.shape)
-    trained_rows = table[torch.from_numpy(np.flatnonzero(trained))]
-    scale = float(trained_rows.double().square().mean().sqrt()) or 1.0
+    scale = float(known.double().square().mean().sqrt()) or 1.0
     if space == "E" and rank in (None, width):
         return Coordinates(None, scale, None)
     basis = principal_basis(table)
@@ -64,7 +63,7 @@ def make_coordinates(table: torch.Tensor, trained: np.ndarray, rank: int | None,
     directions = basis.vectors[:, :kept].float().contiguous()
     if space == "E":
         return Coordinates(directions, scale, directions.T.contiguous())
-    return Coordinates(directions, scale, torch.diag(_whitening(basis, kept, len(trained_rows), scale)))
+    return Coordinates(directions, scale, torch.diag(_whitening(basis, kept, len(known), scale)))
 
 
 def _whitening(basis: Basis, rank: int, n_rows: int, scale: float) -> torch.Tensor:
@@ -76,10 +75,10 @@ def _whitening(basis: Basis, rank: int, n_rows: int, scale: float) -> torch.Tens
     return (scale * n_rows**0.5 / values).float()
 
 
-def table_key(table: torch.Tensor, trained: np.ndarray) -> str:
-    """Return a hexadecimal key of the trained rows of a table."""
+def table_key(table: torch.Tensor, known: np.ndarray) -> str:
+    """Return a hexadecimal key of some rows of a table."""
     digest = hashlib.sha256(str(tuple(table.shape)).encode())
-    for block in torch.from_numpy(np.flatnonzero(trained)).split(1 << 14):
+    for block in torch.from_numpy(known).to(table.device).split(1 << 14):
         digest.update(table[block].detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

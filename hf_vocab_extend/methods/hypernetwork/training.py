@@ -141,7 +141,7 @@ def train(
     device = accelerator.device
     generator = torch.Generator().manual_seed(seed)
     history = History()
-    with own_randomness(seed, device):
+    with torch.inference_mode(False), torch.enable_grad(), own_randomness(seed, device):
         network = build().to(device)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
