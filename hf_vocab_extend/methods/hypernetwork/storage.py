@@ -118,7 +118,6 @@ class Shelf:
             "space": self.space,
             "table": table,
             "rank": self.rank,
-            "n_tokens": n_tokens,
             **facts,
         }
         self.found[table] = facts
