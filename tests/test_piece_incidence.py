@@ -63,7 +63,7 @@ def as_counts(incidence: Incidence) -> dict[int, Counter[int]]:
 
 @pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("variants", sorted(VARIANTS))
-@pytest.mark.parametrize("name", ["gpt2", "llama2", "xlmr", "bert-uncased", "bert-cased", "clip"])
+@pytest.mark.parametrize("name", ["gpt2", "llama2", "gemma", "xlmr", "t5", "bert-uncased", "bert-cased", "clip"])
 def test_entries_are_those_of_a_search_word_by_word(name: str, variants: str, marked: bool, monkeypatch) -> None:
     monkeypatch.setattr(module, "_WORDS_PER_BLOCK", 90)
     bounds = np.random.default_rng(1).integers(0, 4, len(WORDS)).astype(np.uint8) if marked else None
@@ -143,6 +143,20 @@ def test_truncation_and_padding_cut_nothing_and_stay_as_they_were() -> None:
         backend.no_truncation()
         backend.no_padding()
     assert as_counts(found) == as_counts(expected)
+
+
+def test_forms_that_differ_in_a_space_are_cut_once_where_it_falls_away(monkeypatch) -> None:
+    cut, seen = module._entries, {}
+    for name in ("xlmr", "t5", "bert-cased", "gpt2", "llama2", "gemma"):
+
+        def watched(texts, *rest, name=name):
+            seen[name] = texts
+            return cut(texts, *rest)
+
+        monkeypatch.setattr(module, "_entries", watched)
+        piece_incidence(make_space(), tokenizer(name), canonicalise(tokenizer(name)))
+    spaced = {name for name, texts in seen.items() if any(text.startswith(" ") for text in texts)}
+    assert spaced == {"gpt2", "llama2", "gemma"}
 
 
 def test_the_first_words_alone_are_cut_if_so_asked() -> None:

@@ -166,7 +166,7 @@ class Ofa(InitMethod):
         """Return the vectors of some tokens of a side, float32, shape `(len(ids), dim)`, zeros for those without."""
         config = self.config
         tokenizer, vocab = getattr(context, f"{side}_tokenizer"), getattr(context.plan, side)
-        incidence = piece_incidence(space, tokenizer, vocab, variants=config.variants)
+        incidence = piece_incidence(space, tokenizer, vocab, variants=config.variants, cache=config.cache)
         return incidence.select(ids).mean(space, WEIGHTINGS[config.weighting](space), config.counts)
 
     def _check(self, space: WordVectors, vocab: CanonicalVocab, side: str, found: int, count: int) -> None:

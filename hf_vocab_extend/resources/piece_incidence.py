@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from .._logging import get_logger, progress
 from ..errors import InvalidOptionError, InvalidTableError, OutputFolderError
 from ..vocab.canonical import CanonicalVocab, Family, TokenKind
-from ..vocab.pipeline import backend_of
+from ..vocab.pipeline import backend_of, nodes
 from ..vocab.reachability import whole_lines
 from . import cache as stored
 from .alignment.ragged import offsets_of, row_of, take_rows
@@ -29,6 +29,7 @@ logger = get_logger(__name__)
 _VERSION = 1
 _WORDS_PER_BLOCK = 20_000
 _WORDS_WORTH_KEEPING = 20_000  # fewer are cut again sooner than a file of them is found
+_KEEPS_FRONT = {"NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "Precompiled", "Replace"}
 _FLOATS_PER_BLOCK = 1 << 25  # of the words' vectors, at most, in float64: 256 MiB
 
 
@@ -211,13 +212,13 @@ def piece_incidence(
 def _cut(space: WordVectors, n_words: int, backend: Tokenizer, vocab: CanonicalVocab, variants: str) -> Incidence:
     """Cut the words block by block."""
     plain = np.isin(vocab.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
-    spaced = vocab.family is not Family.WORDPIECE
+    spaced = vocab.family is not Family.WORDPIECE and not _drops_spaces(backend)
     parts = []
     for start in progress(range(0, n_words, _WORDS_PER_BLOCK), desc="Cut words", unit=" blocks"):
         stop = min(start + _WORDS_PER_BLOCK, n_words)
         bounds = None if space.bounds is None else space.bounds[start:stop]
         texts = _surface_forms(list(space.words[start:stop]), bounds, variants)
-        if not spaced:  # where tokens hold no spaces, forms that differ in them alone are cut alike
+        if not spaced:  # forms that differ in them alone are cut alike, so once will do
             texts = [text.strip() for text in texts]
         tokens, words, counts = _entries(texts, stop - start, backend, plain)
         parts.append((tokens.astype(np.int32), (words + start).astype(np.int32), counts.astype(np.uint8)))
@@ -227,6 +228,22 @@ def _cut(space: WordVectors, n_words: int, backend: Tokenizer, vocab: CanonicalV
     order = np.argsort(tokens, kind="stable")
     lengths = np.bincount(tokens, minlength=len(vocab))
     return Incidence(offsets_of(lengths), words[order], counts[order].astype(np.uint8), n_words)
+
+
+def _drops_spaces(backend: Tokenizer) -> bool:
+    """Whether a tokenizer surely cuts a text alike with and without a space in front, as those of XLM-R and T5 do.
+
+    It does if nothing is put in front of the text before spaces fall away or become the mark that every word gets.
+    """
+    normalizer = [node["type"] for node in nodes(backend.normalizer) if node["type"] != "Sequence"]
+    first, *rest = [node for node in nodes(backend.pre_tokenizer) if node["type"] != "Sequence"] or [{"type": ""}]
+    marks = [node for node in (first, *rest) if node["type"] == "Metaspace"]
+    return (
+        set(normalizer) <= _KEEPS_FRONT
+        and first["type"] in ("WhitespaceSplit", "Metaspace")
+        and len(marks) == len(rest) + (first["type"] == "Metaspace")
+        and all(node.get("prepend_scheme") == "always" for node in marks)
+    )
 
 
 def _surface_forms(words: Sequence[str], bounds: np.ndarray | None, variants: str) -> list[str]:
