@@ -15,6 +15,7 @@ import torch
 
 from . import __version__
 from ._logging import get_logger
+from .low_rank_tables import plan_low_rank
 from .mapping import TokenMapping
 from .methods.base import FitContext, InitMethod, MethodConfig, Resources
 from .methods.overrides import Sources, resolve_sources
@@ -34,7 +35,6 @@ from .prepare import (
 )
 from .report import ExtensionReport
 from .resources.corpus import Corpus, open_corpus
-from .low_rank_tables import plan_low_rank
 from .result import VocabExtension
 from .rows import fit_rows
 from .surgery.apply import apply_rows

@@ -35,7 +35,9 @@ class LowRank:
         tables = [site for site in sites if site.name in self.bases]
         before = sum(site.tensor.numel() for site in tables)
         factorize_embeddings(model, self.asked, bases=self.bases, journal=journal)
-        after = sum(site.tensor.numel() + site.aliases[0].module.projection.numel() for site in tables)
+        after = sum(
+            site.tensor.numel() + site.aliases[0].module.get_parameter("projection").numel() for site in tables
+        )
         kept = [self.bases[site.name].explained(site.tensor.shape[1]) for site in tables]
         shares = " and ".join(f"{share:.1%}" for share in kept)
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..errors import InvalidOptionError
 from .common import (
     Answer,
     Command,
@@ -21,8 +22,13 @@ from .common import (
 )
 from .pairs import add_lexical_options, add_parallel_options, lexical_resources, parallel_of
 
-CALL_OPTIONS = ("mode", "fallback", "pad_to_multiple_of", "seed", "device", "languages")
-SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
+CALL_OPTIONS = ("mode", "fallback", "factorize", "pad_to_multiple_of", "seed", "device", "languages")
+SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "factorized", "license")
+
+
+def rank_or_share(text: str) -> int | float:
+    """Read a whole number as a rank, and another as a share."""
+    return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("extend", "replace"),
     )
     add("--fallback", "method for tokens that the method does not cover", metavar="NAME")
+    add(
+        "--factorize",
+        "keep the tables as products of this rank, or of the rank that keeps this share, if below 1",
+        type=rank_or_share,
+        metavar="R",
+    )
     add("--pad-to-multiple-of", "round the number of rows up", type=int, metavar="N")
     add("--seed", "seed of all randomness", type=int, metavar="N")
     add("--device", "where heavy arithmetic runs, for example cuda", metavar="NAME")
@@ -53,12 +65,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     save("--license", "licence for the card (default: what the base model states)", metavar="ID")
     save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
     save("--overwrite", "write into a folder that is not empty", action="store_true")
+    save("--factorized", "write the two matrices of --factorize instead of their product", action="store_true")
     save("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
     add_trust_option(parser)
 
 
 def run(args: Namespace) -> Answer:
     """Load, extend, save."""
+    if hasattr(args, "factorized") and not hasattr(args, "factorize"):
+        raise InvalidOptionError(
+            "--factorized asks for two matrices, and the tables are dense. Give --factorize R, too."
+        )
     output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
     method = method_config(
         getattr(args, "method", None), getattr(args, "config", None), getattr(args, "assignments", [])
@@ -92,6 +109,7 @@ COMMAND = Command(
         "hf-vocab-extend extend bert-base-uncased ./tokenizer-sw ./bert-sw --corpus swahili.txt --language sw",
         "hf-vocab-extend extend ./model ./tokenizer-sw ./out --parallel english-swahili.tsv --language sw",
         "hf-vocab-extend extend ./model ./tokenizer-sw ./out --method focus --corpus sw.jsonl.gz --set dim=200",
+        "hf-vocab-extend extend ./model ./tokenizer-sw ./out --parallel pairs.tsv --factorize 128 --factorized",
         "hf-vocab-extend extend ./model ./swahili.model ./out --mode replace --method subword --format json",
     ),
     add_arguments=add_arguments,

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..auto_class import AutoClass, find_auto_class
+from ..auto_class import find_auto_class
 from ..errors import InvalidOptionError
 from ..methods import METHODS, get_method_class
 from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, head_text
@@ -62,6 +62,7 @@ def render_card(
     tags: Sequence[str] = (),
     datasets: Sequence[str] | None = None,
     existing: str | None = None,
+    stored_as_product: bool = False,
     **card_data: Any,
 ) -> str:
     """Render a README.md; no network, no files but the template.
@@ -80,6 +81,8 @@ def render_card(
         datasets: Hub ids of the data used.
         existing: A README.md to keep: all text outside our marks stays, and so do its front-matter keys, but for those
             that are given here.
+        stored_as_product: Whether the files hold factorised tables as two matrices, so that loading needs
+            ``trust_remote_code=True``.
         card_data: More keys of ``huggingface_hub.ModelCardData``, for example ``license``.
 
     Returns:
@@ -106,7 +109,10 @@ def render_card(
     )
     if data.base_model is not None and "base_model_relation" not in card_data:
         data["base_model_relation"] = "finetune"
-    block = _render_block(clean, data, name, load_name, auto, architecture)
+    snippet = None
+    if load_name:
+        snippet = usage_snippet(load_name, auto, architecture, data.library_name, trust_remote_code=stored_as_product)
+    block = _render_block(clean, data, name, snippet, stored_as_product)
     given = card_data | {"pipeline_tag": pipeline_tag, "library_name": library_name}
     explicit = {key for key, value in given.items() if value is not None} | set(_OUR_KEYS)
     return merge_card(existing, _front_matter(data), explicit, name, block)
@@ -126,7 +132,12 @@ def card_of_folder(folder: Path, **options: Any) -> str:
         if not (folder / name).is_file():
             raise InvalidOptionError(f"'{folder.name}' holds no {name}. Give a folder that save_pretrained wrote.")
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    found = {"model_type": config.get("model_type"), "architecture": (config.get("architectures") or [None])[0]}
+    stock_type = config.get("base_model_type")  # what a factorised model is without its product
+    found = {
+        "model_type": stock_type or config.get("model_type"),
+        "architecture": (config.get("architectures") or [None])[0],
+        "stored_as_product": stock_type is not None,
+    }
     if (folder / "modules.json").is_file():
         found["library_name"] = "sentence-transformers"
     report = ExtensionReport.from_json((folder / REPORT_FILE).read_text("utf-8"))
@@ -243,9 +254,8 @@ def _render_block(
     report: ExtensionReport,
     data: ModelCardData,
     name: str,
-    load_name: str | None,
-    auto: AutoClass | None,
-    architecture: str | None,
+    snippet: str | None,
+    stored_as_product: bool,
 ) -> str:
     """Render the part between the marks."""
     environment = jinja2.Environment(
@@ -260,7 +270,8 @@ def _render_block(
         name=name,
         base_model=data.base_model,
         languages=data.language or [],
-        snippet=usage_snippet(load_name, auto, architecture, data.library_name) if load_name else None,
+        snippet=snippet,
+        stored_as_product=stored_as_product,
         kinds=_kind_rows(report),
         head=head_text(report),
         copied=report.count(COPIED),

@@ -26,12 +26,17 @@ _USES = {
 
 _SENTENCE_TRANSFORMERS = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{load_name}")
+model = SentenceTransformer("{load_name}"{trust})
 print(model.encode(["{text}"]).shape)"""
 
 
 def usage_snippet(
-    load_name: str, auto: AutoClass | None, architecture: str | None, library: str | None = None
+    load_name: str,
+    auto: AutoClass | None,
+    architecture: str | None,
+    library: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> str | None:
     """Return code that loads a model and runs it once, or None if nothing is known about its class.
 
@@ -40,9 +45,11 @@ def usage_snippet(
         auto: The Auto class that loads it, if there is one.
         architecture: The class itself; named if there is no Auto class and transformers exports it.
         library: Library that loads the model, if it is not transformers alone.
+        trust_remote_code: Whether the folder brings code of its own that must run.
     """
+    trust = ", trust_remote_code=True" if trust_remote_code else ""
     if library == "sentence-transformers":
-        return _SENTENCE_TRANSFORMERS.format(load_name=load_name, text=_TEXT)
+        return _SENTENCE_TRANSFORMERS.format(load_name=load_name, text=_TEXT, trust=trust)
     loader = auto.name if auto is not None else _exported(architecture)
     if loader is None:
         return None
@@ -51,7 +58,7 @@ def usage_snippet(
         f"from transformers import {', '.join(sorted(['AutoTokenizer', loader]))}",
         "",
         f'tokenizer = AutoTokenizer.from_pretrained("{load_name}")',
-        f'model = {loader}.from_pretrained("{load_name}")',
+        f'model = {loader}.from_pretrained("{load_name}"{trust})',
     ]
     if uses:
         lines += ["", f'inputs = tokenizer("{_TEXT}", return_tensors="pt")', *uses]
