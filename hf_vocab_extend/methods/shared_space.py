@@ -54,7 +54,8 @@ class SpaceConfig(MethodConfig):
         source_languages: Codes of the languages whose words source tokens get their vectors from; None for all. Only
             for spaces whose words have languages.
         target_languages: The same of target tokens.
-        max_words: Only the first so many words of a file, of each language, count; None for all.
+        words_per_language: Only the first so many words of each language (of each file without languages) count; None
+            for all.
         min_frequency: Words that were counted less often are left out; None for none.
         keys: How the words of files tell their language: ``auto``, ``plain``, ``colon`` or ``conceptnet``.
         default_language: Language of the words whose key tells none.
@@ -75,7 +76,7 @@ class SpaceConfig(MethodConfig):
     align: str = "auto"
     source_languages: Sequence[str] | None = None
     target_languages: Sequence[str] | None = None
-    max_words: int | None = None
+    words_per_language: int | None = None
     min_frequency: float | None = None
     keys: str = "auto"
     default_language: str = ""
@@ -101,7 +102,7 @@ class SpaceConfig(MethodConfig):
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             check_option(value in known, f"{name} is {value!r}. Choose one of: {', '.join(sorted(known))}.")
-        for name in ("max_words", "dim", "min_count"):
+        for name in ("words_per_language", "dim", "min_count"):
             value = getattr(self, name)
             check_option(value is None or value >= 1, f"{name} is {value}. It must be at least 1, or None.")
         check_option(
@@ -209,7 +210,7 @@ def _read(given: Any, config: SpaceConfig, name: str = "word_vectors") -> WordVe
     return read_word_vectors(
         given,
         name=name,
-        limit=config.max_words,
+        limit=config.words_per_language,
         keys=config.keys,
         default_language=config.default_language,
         cache=config.cache,
@@ -218,7 +219,7 @@ def _read(given: Any, config: SpaceConfig, name: str = "word_vectors") -> WordVe
 
 def _filtered(space: WordVectors, languages: Sequence[str] | None, config: SpaceConfig) -> WordVectors:
     """Return the words of a space that the config asks for."""
-    return filter_words(space, languages=languages, max_words=config.max_words, min_frequency=config.min_frequency)
+    return filter_words(space, languages=languages, max_words=config.words_per_language, min_frequency=config.min_frequency)
 
 
 def _side(context: FitContext, side: str, given: Any, config: SpaceConfig) -> WordVectors:
