@@ -219,7 +219,9 @@ def _read(given: Any, config: SpaceConfig, name: str = "word_vectors") -> WordVe
 
 def _filtered(space: WordVectors, languages: Sequence[str] | None, config: SpaceConfig) -> WordVectors:
     """Return the words of a space that the config asks for."""
-    return filter_words(space, languages=languages, max_words=config.words_per_language, min_frequency=config.min_frequency)
+    return filter_words(
+        space, languages=languages, max_words=config.words_per_language, min_frequency=config.min_frequency
+    )
 
 
 def _side(context: FitContext, side: str, given: Any, config: SpaceConfig) -> WordVectors:
