@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_vocab_extend.errors import InvalidTableError, MissingDependencyError
+from hf_vocab_extend.errors import InvalidTableError, MissingDependencyError, VocabExtendError
 from hf_vocab_extend.resources.fasttext_file import ngram_codes, open_fasttext
 from hf_vocab_extend.resources.word_vectors import read_word_vectors
 
@@ -46,7 +46,7 @@ def train(folder: Path, **options):
 
 @pytest.mark.parametrize(("least", "most"), [(3, 6), (1, 3), (2, 2), (0, 0)])
 def test_vectors_are_those_of_the_library_to_the_bit(least: int, most: int, tmp_path) -> None:
-    model = train(tmp_path, minn=least, maxn=most)
+    model = train(tmp_path, minn=least, maxn=most, wordNgrams=2)  # else there are no buckets without n-grams
     model.save_model(str(tmp_path / "m.bin"))
     space = read_word_vectors(tmp_path / "m.bin")
     words, counts = model.get_words(include_freq=True)
@@ -137,3 +137,23 @@ def test_words_with_broken_bytes_are_left_out(tmp_path) -> None:
     words = list(read_word_vectors(tmp_path / "m.bin").words)
     assert len(words) == len(model.words) - 2
     assert "na" not in words
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_whatever_is_wrong_with_a_model_the_error_is_one_of_ours(tmp_path) -> None:
+    train(tmp_path, minn=0, maxn=0, dim=2, minCount=30).save_model(str(tmp_path / "m.bin"))
+    whole, rng, refused = (tmp_path / "m.bin").read_bytes(), np.random.default_rng(0), 0
+    for step in range(200):
+        harmed = bytearray(whole)
+        at = 4 + int(rng.integers(min(300, len(whole) - 4) if step % 2 else len(whole) - 4))
+        if step % 3:
+            harmed[at] = int(rng.integers(256))
+        else:
+            del harmed[at : at + 1 + step]
+        (tmp_path / "f.bin").write_bytes(bytes(harmed))
+        try:
+            space = read_word_vectors(tmp_path / "f.bin")
+            space.take(np.arange(len(space)))
+        except (VocabExtendError, MissingDependencyError):
+            refused += 1
+    assert refused > 50

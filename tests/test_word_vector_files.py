@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_vocab_extend.errors import InvalidTableError, VocabExtendWarning
+from hf_vocab_extend.errors import InvalidTableError, VocabExtendError, VocabExtendWarning
 from hf_vocab_extend.resources import word_vector_files, word_vector_tables
 from hf_vocab_extend.resources.cache import cache_folder
 from hf_vocab_extend.resources.packed_words import PackedWords
@@ -222,6 +222,8 @@ def test_npz_vectors_are_mapped_unless_compressed(tmp_path) -> None:
     assert one.bounds.tolist() == [3, 3, 0, 1, 2]
     assert (one.counted, one.frequencies.tolist()) == (True, [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(three.take(np.arange(5)), vectors())
+    np.savez(tmp_path / "g.npz", words=np.asarray([word.encode() for word in WORDS]), vectors=vectors())
+    assert list(read_word_vectors(tmp_path / "g.npz").words) == WORDS
     matrix[2, 1] = np.inf
     np.savez(tmp_path / "d.npz", words=np.asarray(WORDS), vectors=matrix)
     with pytest.raises(InvalidTableError, match=r"1 words of 'd\.npz' hold NaN"):
@@ -255,3 +257,42 @@ def test_no_more_than_words_and_a_block_is_held(name: str, tmp_path: Path) -> No
     ).stdout.split()
     assert int(found[0]) == 60_000
     assert int(found[1]) < 30 << 10
+
+
+def file_kinds(folder: Path) -> dict[str, bytes]:
+    matrix = vectors(60)
+    words = [f"{word}{index}" for index, word in enumerate(["the", "\u0928\u092e", "x", "eng:$a$"] * 15)]
+    np.savez(folder / "a.npz", words=np.asarray(words), vectors=matrix, languages=np.asarray(["eng"] * 60))
+    np.savez_compressed(folder / "b.npz", words=np.asarray(words), vectors=matrix)
+    kinds = {"text": text(words, matrix).encode(), "binary": binary(words, matrix)}
+    kinds |= {f"{name}.gz": gzip.compress(raw) for name, raw in kinds.items()}
+    return kinds | {name: (folder / f"{name}.npz").read_bytes() for name in "ab"}
+
+
+def harmed(raw: bytes, rng: np.random.Generator) -> bytes:
+    """Cut a file short, change three of its bytes, or take some out."""
+    at, kind = int(rng.integers(len(raw))), rng.integers(3)
+    if kind == 0:
+        return raw[:at]
+    if kind == 1:
+        return raw[:at] + raw[at + int(rng.integers(1, 30)) :]
+    changed = bytearray(raw)
+    for place in rng.integers(len(raw), size=3).tolist():
+        changed[place] = int(rng.integers(256))
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore::hf_vocab_extend.errors.VocabExtendWarning")
+def test_whatever_is_wrong_with_a_file_the_error_is_one_of_ours(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for name, raw in file_kinds(tmp_path).items():
+        refused = 0
+        for _ in range(60):
+            (tmp_path / "f").write_bytes(harmed(raw, rng))
+            try:
+                space = read_word_vectors(tmp_path / "f")
+                assert np.isfinite(space.take(np.arange(len(space)))).all()
+                assert len(list(space.words)) == len(space)
+            except VocabExtendError:
+                refused += 1
+        assert refused > 20, name

@@ -151,9 +151,11 @@ def open_fasttext(path: Path) -> FastTextFile | None:
     with path.open("rb") as file:
         try:
             header = _HEADER.unpack(file.read(_HEADER.size))
-            n_words, pruned = header[16], header[19]
+            n_words, pruned = header[16], max(0, header[19])
             words, counts = _entries(file, header[15], size)
-            file.seek(8 * max(0, pruned), os.SEEK_CUR)
+            if not 0 <= n_words <= len(words) or 8 * pruned > size:
+                raise struct.error(f"{n_words} of {len(words)} entries are words, {pruned} are pruned")
+            file.seek(8 * pruned, os.SEEK_CUR)
             quantised = file.read(1)
             if quantised == b"\1":
                 return None
@@ -187,7 +189,7 @@ def _entries(file: IO[bytes], n_entries: int, size: int) -> tuple[list[bytes], n
     Raises:
         struct.error: If the file ends within it.
     """
-    if n_entries * (_ENTRY.size + 1) > size:
+    if not 0 <= n_entries * (_ENTRY.size + 1) <= size:
         raise struct.error(f"{n_entries} entries do not fit")
     words: list[bytes] = []
     counts = np.zeros(max(0, n_entries), np.int64)

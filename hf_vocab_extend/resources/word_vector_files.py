@@ -166,14 +166,15 @@ def _read_npz(path: Path, limit: int | None) -> WordVectors:
             mapped = map_npz_array(path, "vectors")
             vectors = (arrays["vectors"] if mapped is None else mapped)[:limit]
             others = {one: arrays[one][:limit] for one in _NPZ_OTHERS if one in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for an archive that is damaged or encrypted
         if isinstance(error, InvalidTableError):
             raise
         raise InvalidTableError(
             f"{name} cannot be read ({error}). Save words as an array of strings (not of objects): "
             "numpy.savez(path, words=numpy.array(words), vectors=matrix)."
         ) from error
-    return make_word_vectors([str(word) for word in words.tolist()], vectors, name=name, **others)
+    texts = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
+    return make_word_vectors(texts, vectors, name=name, **others)
 
 
 def map_npz_array(path: Path, name: str) -> np.ndarray | None:
