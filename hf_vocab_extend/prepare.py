@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from .errors import InvalidOptionError, MissingResourceError, TokenizerMismatchE
 from .methods import resolve_method
 from .methods.base import names
 from .plan import MatchKind, Mode, VocabPlan, is_grown_from
+from .resources.word_vectors import split_sides
 from .rows import FALLBACKS
 from .scrub import public_model_id
 from .vocab.merging import merge_tokenizers
@@ -22,14 +24,21 @@ if TYPE_CHECKING:
 
     from .methods.base import InitMethod, MethodConfig, Resources
 
-AUTO = (
-    ("trans_tokenization", "parallel", "parallel text was given"),
-    ("wechsel", "word_vectors", "word vectors were given"),
-    ("trans_tokenization", "dictionary", "a dictionary was given"),
-    ("focus", "token_vectors", "token vectors were given"),
-    ("focus", "corpus", "a corpus was given"),
+
+def _has_one_space(resources: Resources) -> bool:
+    """Whether the word vectors are one space of both languages."""
+    return resources.word_vectors is not None and split_sides(resources.word_vectors) is None
+
+
+AUTO: tuple[tuple[str, Callable[[Resources], bool], str], ...] = (
+    ("trans_tokenization", lambda resources: resources.parallel is not None, "parallel text was given"),
+    ("ofa", _has_one_space, "word vectors of one space were given"),
+    ("wechsel", lambda resources: resources.word_vectors is not None, "word vectors of two spaces were given"),
+    ("trans_tokenization", lambda resources: resources.dictionary is not None, "a dictionary was given"),
+    ("focus", lambda resources: resources.token_vectors is not None, "token vectors were given"),
+    ("focus", lambda resources: resources.corpus is not None, "a corpus was given"),
 )
-"""What ``method="auto"`` picks, first match wins: method, resource, reason. A method with other needs adds a line."""
+"""What ``method="auto"`` picks, first match wins: method, condition, reason. A method with other needs adds a line."""
 
 
 def choose_method(method: str | MethodConfig | InitMethod, resources: Resources) -> tuple[InitMethod, str]:
@@ -43,8 +52,8 @@ def choose_method(method: str | MethodConfig | InitMethod, resources: Resources)
     chosen, reason = resolve_method("subword" if method == "auto" else method), "asked for"
     if method == "auto":
         reason = "no resource was given that another method makes use of"
-        for name, resource, why in AUTO:
-            if resource in given:
+        for name, applies, why in AUTO:
+            if applies(resources):
                 chosen, reason = resolve_method(name), why
                 break
     chosen.check_resources(resources)

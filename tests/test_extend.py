@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch
 from hf_vocab_extend import errors, extend_tokenizer, extend_vocabulary, list_methods, register_method
 from hf_vocab_extend.mapping import RowKind, TokenMapping
 from hf_vocab_extend.methods import METHODS, resolve_method
-from hf_vocab_extend.methods.base import FitContext, InitMethod
+from hf_vocab_extend.methods.base import FitContext, InitMethod, Resources
 from hf_vocab_extend.methods.mixture import Mixture
+from hf_vocab_extend.prepare import choose_method
 
 from .factories import gpt2_like, swahili, tokenizer
 from .test_invariants import NEW_TOKENS, grown, make_model, method_arguments, replacement, run
@@ -25,6 +27,26 @@ def extend(model=None, target=None, **arguments):
     return extend_vocabulary(
         model if model is not None else make_model(NAME, True), target or grown(NAME), **arguments
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, "subword"),
+        ({"corpus": ["watu"]}, "focus"),
+        ({"token_vectors": {"watu": [1.0]}, "corpus": ["watu"]}, "focus"),
+        ({"dictionary": [("people", "watu")], "corpus": ["watu"]}, "trans_tokenization"),
+        ({"word_vectors": {"people": [1.0], "watu": [1.0]}}, "ofa"),
+        ({"word_vectors": "folder-of-languages"}, "ofa"),
+        ({"word_vectors": ("en.vec", "sw.vec"), "dictionary": [("people", "watu")]}, "wechsel"),
+        ({"word_vectors": {"source": "en.vec", "target": "sw.vec"}}, "wechsel"),
+        ({"parallel": [("people", "watu")], "word_vectors": ("en.vec", "sw.vec")}, "trans_tokenization"),
+    ],
+)
+def test_auto_goes_by_what_was_brought(given: dict, chosen: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert choose_method("auto", Resources(**given))[0].name == chosen
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
