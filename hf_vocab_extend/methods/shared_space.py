@@ -11,7 +11,7 @@ import numpy as np
 
 from .._logging import get_logger
 from ..errors import MissingResourceError
-from ..resources.bilingual_space import BUILDS, BilingualOptions, bilingual_space
+from ..resources.bilingual_space import BUILDS, FROM_DICTIONARY, BilingualOptions, bilingual_space
 from ..resources.corpus import Corpus
 from ..resources.fasttext import FastTextOptions
 from ..resources.word_filters import filter_words
@@ -36,6 +36,7 @@ SPACE_NEEDS = (
     frozenset({"parallel"}),
     frozenset({"word_vectors", "dictionary"}),
     frozenset({"parallel", "dictionary"}),
+    frozenset({"dictionary"}),
 )
 """The ``needs`` of a method that uses :func:`shared_space`."""
 
@@ -45,8 +46,9 @@ class SpaceConfig(MethodConfig):
     """Options of the space that OFA and HyperOFA share.
 
     Attributes:
-        build: Where no ``word_vectors`` are given, what the parallel text is made into: ``pairs``: words that occur in
-            the same pairs are near; ``fasttext``: vectors trained on each side and aligned.
+        build: Where no ``word_vectors`` are given, how a space is made of the parallel text: ``aligned``: each target
+            word is placed where its translations are, which a dictionary joins or suffices for; ``pairs``: words that
+            occur in the same pairs are near; ``fasttext``: vectors are trained on each side and aligned.
         align: What brings two spaces into one: ``dictionary``: its pairs; ``parallel``: words of the parallel text
             that are each other's most frequent translation; ``identical``: words that both spaces spell alike;
             ``auto``: the first two together, as far as they were given, else the third; ``none``: the two are in one
@@ -59,9 +61,10 @@ class SpaceConfig(MethodConfig):
         min_frequency: Words that were counted less often are left out; None for none.
         keys: How the words of files tell their language: ``auto``, ``plain``, ``colon`` or ``conceptnet``.
         default_language: Language of the words whose key tells none.
-        dim: Dimensions of vectors that are made here; None for 300 of pairs and 100 of fastText.
-        min_count: Words that occur less often get no vector where vectors are made here; None for 2 in pairs and 5 in
+        dim: Dimensions of vectors that are made here; None for 512 of ``aligned``, 300 of ``pairs`` and 100 of
             fastText.
+        min_count: Words that occur less often get no vector where vectors are made here (of ``aligned`` they get one
+            of their translations alone); None for 2 in pairs and 5 in fastText.
         epochs: fastText's passes over the text.
         window: fastText's words on each side that count as context.
         negatives: fastText's negative samples.
@@ -72,7 +75,7 @@ class SpaceConfig(MethodConfig):
         cache: Keep what was made for the next call with the same text, tokenizers, options and seed.
     """
 
-    build: str = "pairs"
+    build: str = "aligned"
     align: str = "auto"
     source_languages: Sequence[str] | None = None
     target_languages: Sequence[str] | None = None
@@ -117,8 +120,7 @@ class SpaceConfig(MethodConfig):
 
     def bilingual(self) -> BilingualOptions:
         """Return the options of a space of pairs."""
-        defaults = BilingualOptions()
-        return BilingualOptions(self.build, self.dim or defaults.dim, self.min_count or defaults.min_count)
+        return BilingualOptions(self.build, self.dim, self.min_count or BilingualOptions.min_count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +158,11 @@ def check_space(resources: Resources, config: SpaceConfig) -> None:
         MissingResourceError: It names the missing arguments.
     """
     if resources.word_vectors is None and config.build in BUILDS:
-        if resources.parallel is None:
+        enough = {"parallel", "dictionary"} if config.build in FROM_DICTIONARY else {"parallel"}
+        if not enough & resources.given():
             raise MissingResourceError(
-                "There are no word vectors and no parallel text to build a space of both languages from. "
-                "Bring word_vectors= or parallel=."
+                f"There are no word vectors, and nothing that a space of the kind '{config.build}' is built from. "
+                f"Bring word_vectors= or {' or '.join(f'{name}=' for name in sorted(enough, reverse=True))}."
             )
         return
     check_sides(resources, config.align)
@@ -169,7 +172,7 @@ def shared_space(context: FitContext, config: SpaceConfig) -> SharedSpace:
     """Return the space that the resources give.
 
     One given space serves both sides. Two, given or trained, are aligned: the source side is turned into the target's.
-    Without word vectors one is built from the parallel text.
+    Without word vectors one is built from the parallel text, the dictionary, or both.
 
     Raises:
         InvalidTableError: If vectors cannot be read, or two spaces cannot be aligned.
@@ -184,6 +187,7 @@ def shared_space(context: FitContext, config: SpaceConfig) -> SharedSpace:
             context.source_tokenizer,
             context.target_tokenizer,
             config.bilingual(),
+            dictionary=context.resources.dictionary,
             seed=context.generator.initial_seed() % 2**31,
             use_cache=config.cache,
         )
