@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import registration
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -19,8 +21,10 @@ _EXPORTS = {
     "build_plan": "plan",
     "extend_tokenizer": "vocab.growing",
     "extend_vocabulary": "extend",
+    "factorize_embeddings": "surgery.factorize",
     "list_methods": "methods",
     "measure_fertility": "vocab.fertility",
+    "merge_factorized": "surgery.factorize",
     "merge_tokenizers": "vocab.merging",
     "register_method": "methods",
     "render_card": "hub.card",
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from .plan import build_plan
     from .report import ExtensionReport
     from .result import VocabExtension
+    from .surgery.factorize import factorize_embeddings, merge_factorized
     from .vocab.fertility import measure_fertility
     from .vocab.growing import extend_tokenizer
     from .vocab.merging import merge_tokenizers
@@ -50,12 +55,16 @@ __all__ = [
     "build_plan",
     "extend_tokenizer",
     "extend_vocabulary",
+    "factorize_embeddings",
     "list_methods",
     "measure_fertility",
+    "merge_factorized",
     "merge_tokenizers",
     "register_method",
     "render_card",
 ]
+
+registration.install()
 
 
 def __getattr__(name: str) -> Any:

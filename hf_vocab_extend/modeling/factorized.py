@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto import modeling_auto
 
@@ -156,9 +156,9 @@ def _readable(fields: dict[str, Any]) -> dict[str, Any]:
             f"This folder holds a factorised vocabulary in format {written}; this code reads format {FORMAT}. Load it "
             "with trust_remote_code=True, which uses the code of the folder, or with a newer hf_vocab_extend."
         )
-    fields = {key: value for key, value in fields.items() if key != "auto_map"}
-    fields["model_type"] = fields.pop("base_model_type")
-    return fields
+    return {key: value for key, value in fields.items() if key != "base_model_type"} | {
+        "model_type": fields["base_model_type"]
+    }
 
 
 def _stock_class(name: str) -> Any:
@@ -204,8 +204,13 @@ _registered = False
 def register() -> None:
     """Make the Auto classes of this process load factorised folders without ``trust_remote_code``."""
     global _registered
+    if _registered:
+        return
     _registered = True
     transformers.AutoConfig.register(MODEL_TYPE, FactorizedConfig, exist_ok=True)
+    for dense, made in list(_SISTERS.items()):
+        if issubclass(dense, PretrainedConfig):
+            _register_models(dense, made)
 
 
 def config_class(dense: type[PretrainedConfig]) -> type[PretrainedConfig]:
@@ -234,7 +239,10 @@ def model_class(dense: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """
     if dense not in _SISTERS:
         fields = {"__module__": __name__, "dense_class": dense, "config_class": config_class(_config_class_of(dense))}
-        made = type(dense.__name__, (FactorizedModelMixin, dense), fields)
+        bases: tuple[type, ...] = (FactorizedModelMixin, dense)
+        if issubclass(dense, GenerationMixin):  # a direct base, or the Auto classes would make a class of their own
+            bases += (GenerationMixin,)
+        made = type(dense.__name__, bases, fields)
         made.__qualname__ = PREFIX + dense.__name__
         _SISTERS[dense] = made
     return _SISTERS[dense]

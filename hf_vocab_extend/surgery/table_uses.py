@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from .._logging import get_logger
 from ..errors import UnsupportedModelError
+from .config_tree import main_config
 from .sites import Alias, Site
 
 logger = get_logger(__name__)
 _N_TOKENS = 8
+_LOOKUPS = frozenset({"embedding", "linear"})
+"""The functions that a layer of the two known kinds calls."""
 _LOOKS = frozenset(
     {
         "dtype",
@@ -66,19 +70,19 @@ def check_uses(model: PreTrainedModel, tables: Sequence[Site]) -> None:
 
 
 def _leaves_the_table_to_its_base(kind: type[nn.Module]) -> bool:
-    """Whether every forward of a layer class calls that of the class below and touches no weight itself."""
+    """Whether every forward of a layer class calls that of the class below."""
     for item in inspect.getmro(kind):
         if item in (nn.Embedding, nn.Linear):
             return True
         forward = vars(item).get("forward")
         code = getattr(forward, "__code__", None)
-        if forward is not None and (code is None or "weight" in code.co_names or "super" not in code.co_names):
+        if forward is not None and (code is None or "super" not in code.co_names):
             return False
     return False
 
 
 class _Watch(TorchFunctionMode):
-    """Notes which of some tensors are used while none of the layers that hold them runs."""
+    """Notes which of some tensors are used otherwise than by the lookup or product of a layer that holds them."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -86,11 +90,28 @@ class _Watch(TorchFunctionMode):
         self.running: list[nn.Module] = []
         self.found: set[str] = set()
 
+    @staticmethod
+    def layers(aliases: Sequence[Alias]) -> list[nn.Module]:
+        """Return the layers that hold the tables, each once."""
+        return list({id(alias.module): alias.module for alias in aliases}.values())
+
+    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+        """Be told when a layer runs."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self.running.append(module)
+
+        def leave(*_: Any) -> None:
+            self.running.pop()
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Look at the arguments and call on."""
-        if not self.running and not _is_look(func):
+        name = getattr(func, "__name__", "")
+        if not _is_look(func) and not (self.running and name in _LOOKUPS):
             used = {self.names.get(id(item)) for item in _tensors((args, kwargs))} - {None}
             self.found |= {str(name) for name in used}
         return func(*args, **(kwargs or {}))
@@ -118,10 +139,7 @@ def _tensors(item: Any) -> Iterable[torch.Tensor]:
 def _watch(model: PreTrainedModel, aliases: Sequence[Alias]) -> set[str]:
     """Return the names of the tables that a forward pass over a few tokens uses outside of their layers."""
     watch = _Watch({id(alias.tensor): alias.name for alias in aliases})
-    hooks = []
-    for module in {id(alias.module): alias.module for alias in aliases}.values():
-        hooks.append(module.register_forward_pre_hook(lambda module, _: watch.running.append(module)))
-        hooks.append(module.register_forward_hook(lambda *_: watch.running.pop(), always_call=True))
+    hooks = [hook for module in watch.layers(aliases) for hook in watch.attach(module)]
     was_training = [module for module in model.modules() if module.training]
     try:
         model.eval()
@@ -141,7 +159,7 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return a few tokens, an end of text last, because some models look for it."""
     table = model.get_input_embeddings().weight
     assert isinstance(table, torch.Tensor)
-    end = model.config.get_text_config().eos_token_id if hasattr(model.config, "get_text_config") else None
+    end = getattr(main_config(model.config), "eos_token_id", None)
     ids = torch.arange(_N_TOKENS, device=table.device).clamp(max=len(table) - 1)[None]
     if isinstance(end, int) and 0 <= end < len(table):
         ids = torch.where(ids == end, ids.new_tensor(len(table) - 1), ids)
