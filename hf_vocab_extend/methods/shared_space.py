@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._logging import get_logger
-from ..errors import MissingResourceError
+from ..errors import MissingResourceError, VocabExtendWarning
 from ..resources.bilingual_space import BUILDS, FROM_DICTIONARY, BilingualOptions, bilingual_space
 from ..resources.corpus import Corpus
 from ..resources.fasttext import FastTextOptions
@@ -163,6 +164,13 @@ def check_space(resources: Resources, config: SpaceConfig) -> None:
             raise MissingResourceError(
                 f"There are no word vectors, and nothing that a space of the kind '{config.build}' is built from. "
                 f"Bring word_vectors= or {' or '.join(f'{name}=' for name in sorted(enough, reverse=True))}."
+            )
+        if "dictionary" in resources.given() - enough:
+            warnings.warn(
+                f"A space of the kind '{config.build}' makes no use of a dictionary. Leave it out, or set build to "
+                "'aligned' or 'fasttext'.",
+                VocabExtendWarning,
+                stacklevel=4,
             )
         return
     check_sides(resources, config.align)

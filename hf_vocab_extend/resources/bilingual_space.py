@@ -93,12 +93,10 @@ class SideWords:
         """Find texts among the words, and add those that are not there as words that were seen once.
 
         Returns:
-            The side with these words, and the place of each text, int64, shape `(len(texts),)`; -1 for what is no
-            single word.
+            The side with these words, and the place of each text, int64, shape `(len(texts),)`; -1 for an empty one.
         """
         index = {word: place for place, word in enumerate(self.words)}
-        single = [bool(text) and not any(map(str.isspace, text)) for text in texts]
-        places = [index.setdefault(text, len(index)) if one else -1 for text, one in zip(texts, single, strict=True)]
+        places = [index.setdefault(text, len(index)) if text else -1 for text in texts]
         new = np.ones(len(index) - len(self.words), np.int64)
         side = SideWords(list(index), np.concatenate([self.frequencies, new]), self.ids, self.pairs)
         return side, np.asarray(places, np.int64)
@@ -182,6 +180,8 @@ def bilingual_space(
         raise InvalidOptionError(f"build is {options.build!r}. Choose one of: {', '.join(sorted(BUILDS))}.")
     if options.width < 1 or options.min_count < 1:
         raise InvalidOptionError(f"dim is {options.width} and min_count {options.min_count}. Both must be at least 1.")
+    if isinstance(dictionary, dict):
+        dictionary = list(dictionary.items())
     opened = [None if one is None else open_pairs(one) for one in (pairs, dictionary)]
     if opened[0] is None and (opened[1] is None or options.build not in FROM_DICTIONARY):
         raise MissingResourceError(
@@ -301,13 +301,24 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
+def _single_words(dictionary: Pairs) -> list[tuple[str, str]]:
+    """Return the entries of one word on each side: a phrase is none of the words that tokens are looked for in."""
+    return [pair for pair in dictionary if not any(char.isspace() for text in pair for char in text)]
+
+
 def _translations(given: Given, sides: Sides, use_cache: bool) -> tuple[Sides, Translations]:
     """Return the words of text and dictionary, and how often they translate each other."""
     counted: list[UnitCounts] = []
     if given.pairs is not None:
         counted.append(align_pairs(given.pairs, *given.tokenizers, unit="word", use_cache=use_cache))
-    if given.dictionary is not None:
-        counted.append(read_dictionary(given.dictionary, *given.tokenizers))
+    words = [] if given.dictionary is None else _single_words(given.dictionary)
+    if words:
+        counted.append(read_dictionary(words, *given.tokenizers))
+    if not counted:
+        raise CorpusError(
+            f"Every entry of {given.name} has several words on a side, and words are placed one by one. Bring entries "
+            "of single words, or parallel text."
+        )
     vocabs = [canonicalise(tokenizer) for tokenizer in given.tokenizers]
     left, right = sides
     found = []
