@@ -57,8 +57,8 @@ class SpaceConfig(MethodConfig):
         source_languages: Codes of the languages whose words source tokens get their vectors from; None for all. Only
             for spaces whose words have languages.
         target_languages: The same of target tokens.
-        words_per_language: Only the first so many words of each language (of each file without languages) count; None
-            for all.
+        words_per_language: Only so many words of each language count, the most frequent ones; None for all. Of files
+            with ``keys="plain"`` no more are read.
         min_frequency: Words that were counted less often are left out; None for none.
         keys: How the words of files tell their language: ``auto``, ``plain``, ``colon`` or ``conceptnet``.
         default_language: Language of the words whose key tells none.
@@ -222,7 +222,7 @@ def _read(given: Any, config: SpaceConfig, name: str = "word_vectors") -> WordVe
     return read_word_vectors(
         given,
         name=name,
-        limit=config.words_per_language,
+        limit=config.words_per_language if config.keys == "plain" else None,  # languages follow one another else
         keys=config.keys,
         default_language=config.default_language,
         cache=config.cache,
