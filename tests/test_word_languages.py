@@ -255,3 +255,27 @@ def test_a_fasttext_model_of_each_language(tmp_path) -> None:
     place = int(space.places(["na"])[0])
     np.testing.assert_array_equal(space.take(np.asarray([place]))[0], model.get_word_vector("na"))
     np.testing.assert_array_equal(space.take(np.asarray([len(space) - 1])), vectors(1, 8))
+
+
+def test_mapped_files_give_the_same_token_vectors_as_arrays(tmp_path, monkeypatch) -> None:
+    from hf_vocab_extend.resources import word_vector_tables
+    from hf_vocab_extend.resources.piece_incidence import piece_incidence
+    from hf_vocab_extend.vocab.canonical import canonicalise
+
+    from .factories import swahili, tokenizer
+
+    monkeypatch.setattr(word_vector_tables, "CACHED_FROM", 0)
+    words = sorted({word for line in swahili(50) for word in line.split() if word.isalpha()})
+    matrix = vectors(len(words), 5)
+    (tmp_path / "files").mkdir()
+    for code, part in (("eng", slice(0, 90)), ("swa", slice(90, None))):
+        write(tmp_path / "files" / f"{code}.vec", words[part], matrix[part])
+    spaces = [read_word_vectors(tmp_path / "files"), make_word_vectors(words, matrix)]
+    own = tokenizer("gpt2")
+    means = [piece_incidence(space, own, canonicalise(own)).mean(space) for space in spaces]
+    np.testing.assert_array_equal(means[0], means[1])
+    part = filter_words(spaces[0], languages="swa")
+    found = piece_incidence(part, own, canonicalise(own)).mean(part)
+    alone = make_word_vectors(words[90:], matrix[90:])
+    np.testing.assert_array_equal(found, piece_incidence(alone, own, canonicalise(own)).mean(alone))
+    assert found.any()

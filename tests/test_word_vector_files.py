@@ -237,16 +237,19 @@ def test_npz_vectors_are_mapped_unless_compressed(tmp_path) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from hf_vocab_extend.resources.word_vectors import read_word_vectors
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the process that started this one
+before = peak()
 space = read_word_vectors(Path(sys.argv[1]))
-print(len(space), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(len(space), peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured in KiB on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("name", ["v.vec", "v.bin", "v.bin.gz"])
 def test_no_more_than_words_and_a_block_is_held(name: str, tmp_path: Path) -> None:
     words, matrix = [f"w{index}" for index in range(60_000)], vectors(60_000, 200).round(1)  # 46 MiB
@@ -256,7 +259,7 @@ def test_no_more_than_words_and_a_block_is_held(name: str, tmp_path: Path) -> No
         [sys.executable, "-c", MEASURE, str(tmp_path / name)], capture_output=True, text=True, check=True, timeout=300
     ).stdout.split()
     assert int(found[0]) == 60_000
-    assert int(found[1]) < 30 << 10
+    assert int(found[1]) < 38 << 10
 
 
 def file_kinds(folder: Path) -> dict[str, bytes]:
