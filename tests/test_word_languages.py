@@ -228,8 +228,10 @@ def test_folders_and_mappings_that_do_not_fit_are_refused(tmp_path) -> None:
         read_word_vectors(twice)
     (twice / "eng.txt").unlink()
     write(twice / "swa.vec", ["b"], vectors(1, 3))
+    (twice / "zul.vec").write_text("damaged, and never come to")
     with pytest.raises(InvalidTableError, match=r"'eng\.vec' has 4, 'swa\.vec' 3\. .*aligned"):
         read_word_vectors(twice)
+    (twice / "zul.vec").unlink()
     (twice / "swa.vec").write_text("2 4\nb 1 2 3 4\n")
     with pytest.raises(InvalidTableError, match=r"'swa\.vec' ends after line 2"):
         read_word_vectors(twice)
@@ -279,3 +281,9 @@ def test_mapped_files_give_the_same_token_vectors_as_arrays(tmp_path, monkeypatc
     alone = make_word_vectors(words[90:], matrix[90:])
     np.testing.assert_array_equal(found, piece_incidence(alone, own, canonicalise(own)).mean(alone))
     assert found.any()
+
+
+def test_words_that_cannot_be_encoded_do_no_harm() -> None:
+    words = ["house", "half a pair: \ud800"]
+    assert list(read_word_vectors((words, vectors(2))).words) == words
+    assert list(read_word_vectors((["eng:a", "eng:\ud800"], vectors(2))).words) == ["a", "?"]

@@ -83,6 +83,12 @@ def test_text_may_stand_between_tabs_or_more_spaces(between: str, header: bool, 
     same(read_word_vectors(tmp_path / "v.txt"), WORDS, vectors())
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_a_byte_order_mark_is_no_part_of_a_word(header: bool, tmp_path) -> None:
+    (tmp_path / "v.txt").write_text("\ufeff" + text(WORDS, vectors(), header=header), encoding="utf-8")
+    same(read_word_vectors(tmp_path / "v.txt"), WORDS, vectors())
+
+
 def test_numbers_that_move_from_line_to_line_are_seen(tmp_path) -> None:
     rows = text(WORDS, vectors()).split("\n")
     moved = rows[2].rsplit(" ", 1)

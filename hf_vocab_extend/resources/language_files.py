@@ -63,6 +63,7 @@ def read_languages(given: Any, name: str, read: Reader, default_language: str = 
         called = f"'{one}'" if isinstance(one, str | os.PathLike) else f"{name}[{code!r}]"
         space = read(one, called, code)
         spaces.append(dataclasses.replace(space, languages=_known(space, code)))
+        _check_dims(spaces[0], space, name)  # before the next large file is parsed
     return stack_spaces(spaces, name)
 
 
@@ -172,13 +173,8 @@ def stack_spaces(spaces: Sequence[WordVectors], name: str) -> WordVectors:
     """
     if not spaces:
         raise InvalidTableError(f"{name} holds no space of word vectors. Give at least one.")
-    if len({space.dim for space in spaces}) > 1:
-        first = spaces[0]
-        other = next(space for space in spaces if space.dim != first.dim)
-        raise InvalidTableError(
-            f"The spaces of {name} differ in their number of dimensions: {first.name} has {first.dim}, {other.name} "
-            f"{other.dim}. Vectors of several languages must be aligned in one space."
-        )
+    for space in spaces:
+        _check_dims(spaces[0], space, name)
     counted = all(space.counted and space.frequencies is not None for space in spaces)
     offsets = np.concatenate([[0], np.cumsum([len(space) for space in spaces])])
     bounds = None
@@ -195,6 +191,15 @@ def stack_spaces(spaces: Sequence[WordVectors], name: str) -> WordVectors:
         counted=counted,
     )
     return without_repeated(stacked) if _overlap(spaces) else stacked
+
+
+def _check_dims(first: WordVectors, other: WordVectors, name: str) -> None:
+    """Raise if two spaces differ in their number of dimensions."""
+    if first.dim != other.dim:
+        raise InvalidTableError(
+            f"The spaces of {name} differ in their number of dimensions: {first.name} has {first.dim}, {other.name} "
+            f"{other.dim}. Vectors of several languages must be aligned in one space."
+        )
 
 
 def _known(space: WordVectors, code: str = "") -> np.ndarray:

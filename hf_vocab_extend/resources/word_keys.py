@@ -119,7 +119,11 @@ def parse_keys(space: WordVectors, keys: str = "auto", default_language: str = "
     check_keys(keys)
     if space.languages is not None or (keys == "plain" and not default_language):
         return space
-    words = space.words if isinstance(space.words, PackedWords) else PackedWords.of(map(str.encode, space.words))
+    words = (
+        space.words
+        if isinstance(space.words, PackedWords)
+        else PackedWords.of(word.encode("utf-8", "replace") for word in space.words)
+    )
     found = None if keys == "plain" else _find(words, keys, space.name)
     if found is None:
         return _with(space, languages=np.full(len(space), default_language)) if default_language else space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def _compare(text: _Text, limit: int | None) -> None:
 
 def _after_header(first: bytes, lines: Iterator[bytes], text: _Text) -> Iterator[bytes]:
     """Read the first line: two sizes, or already a word whose numbers tell the dimension."""
+    first = first.removeprefix(codecs.BOM_UTF8)
     fields = first.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         text.promised, text.dim, text.line = int(fields[0]), int(fields[1]), 1

@@ -21,6 +21,7 @@ SIDES = ("source", "target")
 BEGINS, ENDS = 1, 2
 """Bits of :attr:`WordVectors.bounds`: the word begins, or ends, where a word of running text does."""
 _EXAMPLES = 3
+_ROWS_PER_BLOCK = 1 << 14
 _ZIPF_SHIFT = 2.7  # Mandelbrot's constant: frequency ~ 1 / (rank + 2.7)
 
 
@@ -205,7 +206,8 @@ def make_word_vectors(
     if bounds is not None and not np.isin(bounds, range(BEGINS + ENDS + 1)).all():
         raise InvalidTableError(f"The bounds of {name} hold a value that is not 0, 1, 2 or 3.")
     if not isinstance(vectors, np.memmap):
-        finite = np.isfinite(vectors).all(1)
+        blocks = range(0, len(words), _ROWS_PER_BLOCK)
+        finite = np.concatenate([np.isfinite(vectors[at : at + _ROWS_PER_BLOCK]).all(1) for at in blocks])
         if not finite.all():
             raise _not_finite(name, [words[place] for place in np.flatnonzero(~finite).tolist()])
     counts = None if frequencies is None else frequencies.astype(np.float64)
