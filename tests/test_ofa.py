@@ -234,3 +234,8 @@ def test_options_survive_json_and_the_published_ones_can_be_changed() -> None:
     config = OfaConfig.package(k=3)
     assert OfaConfig.from_dict(config.to_dict()) == config
     assert (config.k, config.temperature, config.variants, config.weighting) == (3, 0.1, "published", "equal")
+
+
+def test_replacing_a_tokenizer_by_itself_estimates_nothing() -> None:
+    plan = build_plan(tokenizer("gpt2"), tokenizer("gpt2"), "replace")
+    assert len(Ofa(OfaConfig(shared="estimate")).reestimates(plan)) == 0

@@ -17,12 +17,11 @@ import numpy as np
 
 from .._logging import get_logger
 from ..errors import InvalidTableError, VocabExtendWarning
-from ..plan import MatchKind, VocabPlan
+from ..plan import VocabPlan
 from ..resources.coverage import likely_cause
 from ..resources.piece_incidence import VARIANTS, piece_incidence
-from ..resources.piece_vectors import WEIGHTINGS, piece_texts
+from ..resources.piece_vectors import WEIGHTINGS, lettered_copies
 from ..resources.word_vectors import WordVectors
-from ..vocab.canonical import TokenKind
 from .base import FitContext, InitMethod, Resources, check_option
 from .mixture import Mixture
 from .neighbours import softmax_weights
@@ -127,12 +126,7 @@ class Ofa(InitMethod):
 
     def reestimates(self, plan: VocabPlan) -> np.ndarray:
         """Return the ids of tokens with letters that would be copied by their spelling, if they shall be estimated."""
-        if self.config.shared == "copy":
-            return np.zeros(0, np.int64)
-        spelled = np.isin(plan.kinds, (MatchKind.EXACT, MatchKind.FUZZY)) & (plan.target.kinds == TokenKind.NORMAL)
-        texts = piece_texts(plan.target)
-        lettered = [index for index in np.flatnonzero(spelled).tolist() if any(map(str.isalpha, texts[index]))]
-        return np.asarray(lettered, np.int64)
+        return lettered_copies(plan) if self.config.shared == "estimate" else np.zeros(0, np.int64)
 
     def fit(self, context: FitContext) -> Mixture:
         """Cover every new token that occurs in a word of the space.

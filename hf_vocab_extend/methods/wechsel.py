@@ -15,10 +15,10 @@ import numpy as np
 
 from .._logging import get_logger
 from ..errors import InvalidTableError
-from ..plan import MatchKind, VocabPlan
+from ..plan import VocabPlan
 from ..resources.corpus import Corpus
 from ..resources.fasttext import FastTextOptions
-from ..resources.piece_vectors import PIECES, WEIGHTINGS, PieceOptions, piece_texts, piece_vectors
+from ..resources.piece_vectors import PIECES, WEIGHTINGS, PieceOptions, lettered_copies, piece_vectors
 from ..resources.word_vectors import SIDES, WordVectors, read_word_vectors
 from ..vocab.canonical import TokenKind
 from .base import FitContext, InitMethod, MethodConfig, Resources, check_option
@@ -166,12 +166,7 @@ class Wechsel(InitMethod):
 
     def reestimates(self, plan: VocabPlan) -> np.ndarray:
         """Return the ids of tokens with letters that would be copied by their spelling, if they shall be estimated."""
-        if self.config.shared == "copy":
-            return np.zeros(0, np.int64)
-        spelled = np.isin(plan.kinds, (MatchKind.EXACT, MatchKind.FUZZY)) & (plan.target.kinds == TokenKind.NORMAL)
-        texts = piece_texts(plan.target)
-        lettered = [index for index in np.flatnonzero(spelled).tolist() if any(map(str.isalpha, texts[index]))]
-        return np.asarray(lettered, np.int64)
+        return lettered_copies(plan) if self.config.shared == "estimate" else np.zeros(0, np.int64)
 
     def fit(self, context: FitContext) -> Mixture:
         """Cover every new token that has a vector.

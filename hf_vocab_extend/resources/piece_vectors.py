@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InvalidOptionError
+from ..plan import MatchKind, VocabPlan
 from ..vocab.canonical import CanonicalVocab, TokenKind
 from .piece_incidence import piece_incidence
 from .word_vectors import WordVectors
@@ -46,6 +47,19 @@ def piece_texts(vocab: CanonicalVocab) -> list[str]:
     """
     plain = np.isin(vocab.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
     return [(vocab.text(index) or "").strip() if plain[index] else "" for index in range(len(vocab))]
+
+
+def lettered_copies(plan: VocabPlan) -> np.ndarray:
+    """Return the ids of ordinary target tokens with letters that would be copied by their spelling, int64, ascending.
+
+    None where both vocabularies are the same: replacing a tokenizer by itself changes no row.
+    """
+    if plan.source.tokens == plan.target.tokens:
+        return np.zeros(0, np.int64)
+    spelled = np.isin(plan.kinds, (MatchKind.EXACT, MatchKind.FUZZY)) & (plan.target.kinds == TokenKind.NORMAL)
+    texts = piece_texts(plan.target)
+    lettered = [index for index in np.flatnonzero(spelled).tolist() if any(map(str.isalpha, texts[index]))]
+    return np.asarray(lettered, np.int64)
 
 
 def piece_vectors(
