@@ -54,7 +54,7 @@ class Resources:
     parallel: Any = None
     """Pairs ``(source_text, target_text)``."""
     word_vectors: Any = None
-    """Word vectors: one space, or ``(source, target)``, each a file or a mapping of word to vector."""
+    """Word vectors: one space of all languages, or ``(source, target)``; ``resources.word_vectors`` says of what."""
     token_vectors: Any = None
     """Vectors of target tokens: a mapping of token to vector or ``(tokens, matrix)``."""
     dictionary: Any = None
