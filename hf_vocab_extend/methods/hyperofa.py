@@ -56,10 +56,14 @@ class HyperOfa(InitMethod):
         """Cover every new token that a word holds.
 
         Raises:
-            InvalidTableError: If the space cannot be read, or its words hold too few source tokens to learn from.
+            InvalidOptionError: If options do not fit the space, or kept hypernetworks are of another rank.
+            InvalidTableError: If the space cannot be read, or its words hold too few source tokens to learn from,
+                or kept hypernetworks are of another space.
+            OutputFolderError: If the folder of hypernetworks holds other things.
         """
         plan, config = context.plan, self.config
         space = shared_space(context, config)
+        config.check_dim(space.source.dim)
         left = piece_incidence(space.source, context.source_tokenizer, plan.source, variants=config.variants)
         right = piece_incidence(space.target, context.target_tokenizer, plan.target, variants=config.variants)
         usable = left.covered & np.isin(plan.source.kinds, (TokenKind.NORMAL, TokenKind.BYTE))

@@ -188,7 +188,8 @@ def find_scales(bags: Bags, *, with_features: bool, unit: bool) -> Scales:
     """
     features = torch.from_numpy(bags.features)[:, : N_FEATURES if with_features else 0]
     length = 0.0 if unit else float(bags.table.double().square().mean().sqrt()) or 1.0
-    return Scales(length, features.mean(0), features.std(0, correction=0).clamp_(min=1e-3))
+    centre = features.mean(0)
+    return Scales(length, centre, (features - centre).square().mean(0).sqrt().clamp_(min=1e-3))
 
 
 def make_batch(bags: Bags, scales: Scales, features: torch.Tensor, device: torch.device) -> Batch:

@@ -137,13 +137,30 @@ class HyperOfaConfig(SpaceConfig):
             self.augment,
         )
 
+    def check_dim(self, dim: int) -> None:
+        """Raise unless word vectors of some dimensions fit the network.
+
+        Raises:
+            InvalidOptionError: If a transformer's heads do not divide them.
+        """
+        heads = self._sizes()[2]
+        check_option(
+            self.network != "setformer" or dim % heads == 0,
+            f"The word vectors have {dim} dimensions, which {heads} heads do not divide. Choose heads that do.",
+        )
+
+    def _sizes(self) -> tuple[int, int, int]:
+        """Return layers, hidden width and heads of the network."""
+        kind = NETWORKS[self.network]
+        own = (1, 1, 1) if kind is None else (kind.layers, kind.hidden, kind.heads)
+        return self.layers or own[0], self.hidden or own[1], self.heads or own[2]
+
     def make_network(self, dim: int, n_features: int, n_outputs: int) -> HyperNetwork:
         """Make the network."""
         kind = NETWORKS[self.network]
         assert kind is not None
-        layers, hidden, heads = self.layers or kind.layers, self.hidden or kind.hidden, self.heads or kind.heads
         dropout = kind.dropout if self.dropout is None else self.dropout
-        return kind.build(Shape(dim, n_features, n_outputs, layers, hidden, heads, dropout))
+        return kind.build(Shape(dim, n_features, n_outputs, *self._sizes(), dropout))
 
 
 _CHOICES: dict[str, Iterable[str]] = {
