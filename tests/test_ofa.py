@@ -54,7 +54,7 @@ def naive_pieces(space: WordVectors, own, kinds: np.ndarray, config: OfaConfig) 
     """Means of a list per token that a word joins once for each of its forms, or once; float64, `(n_tokens, dim)`."""
     lists: list[list[tuple[float, np.ndarray]]] = [[] for _ in kinds]
     for place, word in enumerate(space.words):
-        weight = float(space.frequencies[place]) if config.weighting == "frequency" else 1.0
+        weight = float(space.frequencies[place]) if config.weighting != "equal" else 1.0
         forms = [set(own(form, add_special_tokens=False)["input_ids"]) for form in FORMS[config.variants](word)]
         found = [index for form in forms for index in form]
         for index in found if config.counts else set(found):
@@ -103,6 +103,19 @@ def test_rows_are_those_of_a_naive_computation(left: str, right: str, config: Of
     assert np.array_equal(mixture.covered, covered)
     assert covered.sum() > 80
     np.testing.assert_allclose(mixture.rows(table).numpy(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_words_are_weighed_by_frequencies_that_were_counted_only() -> None:
+    counted, guessed = make_space(), make_space(counted=False)
+    weights = {
+        (name, space.counted): fit(OfaConfig(weighting=name), space=space)[0].weights
+        for name in ("counted", "frequency", "equal")
+        for space in (counted, guessed)
+    }
+    assert np.array_equal(weights["counted", True], weights["frequency", True])
+    assert np.array_equal(weights["counted", False], weights["equal", False])
+    assert np.array_equal(weights["frequency", False], weights["frequency", True])
+    assert not np.array_equal(weights["frequency", True], weights["equal", True])
 
 
 def test_rows_of_a_factor_give_the_rows_of_its_table() -> None:

@@ -46,7 +46,9 @@ class OfaConfig(SpaceConfig):
             front and a capital letter; ``two``: with and without a space; ``one``: as it is written; ``published``:
             the three forms that the authors' code cuts.
         counts: Whether a word counts once for each of its forms that hold a token, as published, or once.
-        weighting: ``equal``, as published, or ``frequency``: how the words that hold a token are weighed.
+        weighting: How the words that hold a token are weighed: ``counted``: by their frequency where that was counted,
+            which finds more translations, else alike; ``frequency``: also by Zipf's law where a file only tells their
+            order; ``equal``: alike, as published.
         match_norms: Whether rows get the length that their sources have on average, instead of the shorter one of a
             mean.
         shared: What happens in mode ``replace`` to tokens with letters that both vocabularies spell alike: ``copy``
@@ -57,7 +59,7 @@ class OfaConfig(SpaceConfig):
     temperature: float = 0.1
     variants: str = "four"
     counts: bool = True
-    weighting: str = "equal"
+    weighting: str = "counted"
     match_norms: bool = False
     shared: str = "copy"
 

@@ -59,6 +59,7 @@ class WechselConfig(MethodConfig):
             character n-grams of its text, for which both spaces must be fastText's.
         weighting: ``frequency`` or ``equal``: how the words that contain a token are weighed. Files without counts
             list words by falling frequency, so Zipf's law stands in; a mapping tells nothing, so it weighs equally.
+            ``counted`` weighs by frequencies that were counted only.
         max_words: Only the first so many words of a space count; None for all.
         shared: What happens in mode ``replace`` to tokens with letters that both vocabularies spell alike: ``copy``
             their rows, or ``estimate`` them, as the paper does.

@@ -33,8 +33,14 @@ class PieceOptions:
     max_words: int | None = None
 
 
+def _frequencies(space: WordVectors) -> np.ndarray:
+    """Return the frequencies of words; ones where nothing is known of them."""
+    return np.ones(len(space)) if space.frequencies is None else space.frequencies
+
+
 WEIGHTINGS: dict[str, Callable[[WordVectors], np.ndarray]] = {
-    "frequency": lambda space: np.ones(len(space)) if space.frequencies is None else space.frequencies,
+    "frequency": _frequencies,
+    "counted": lambda space: _frequencies(space) if space.counted else np.ones(len(space)),
     "equal": lambda space: np.ones(len(space)),
 }
 """Weights of the words of a space, shape `(n,)`, by the name of the option."""
