@@ -279,7 +279,14 @@ class FactorizedModelMixin(PreTrainedModel):
                 f"The config of a {type(self).__qualname__} must say how its tables are factorised (entry "
                 "'factorization'). Use factorize_embeddings on a stock model, or load a factorised folder."
             )
-        super().__init__(config, *args, **kwargs)
+        sister, entries = type(config), ("factorization", "auto_map")
+        kept = {name: vars(config).pop(name) for name in entries if name in vars(config)}
+        config.__class__ = sister.__bases__[1]  # parts that are made by an Auto class shall be stock ones
+        try:
+            super().__init__(config, *args, **kwargs)
+        finally:
+            config.__class__ = sister
+            vars(config).update(kept)
         _build_factors(self, config.factorization)
 
     @classmethod
@@ -386,10 +393,9 @@ def merge_tables(model: nn.Module, set_attribute: Callable, delete: Callable, se
         delete(module, "projection")
         set_attribute(module, "__class__", dense_layer_class(module))
     for part in [item for item in model.modules() if isinstance(item, PreTrainedModel)]:
-        keys = getattr(part, "all_tied_weights_keys", None) or {}
-        set_attribute(part, "all_tied_weights_keys", {k: v for k, v in keys.items() if not k.endswith("projection")})
-        if "_tied_weights_keys" in vars(part):
-            delete(part, "_tied_weights_keys")
+        for name in {"_tied_weights_keys", "all_tied_weights_keys"} & set(vars(part)):
+            pairs = getattr(part, name) or {}
+            set_attribute(part, name, {k: v for k, v in pairs.items() if not k.endswith("projection")})
     for config in {id(item): item for item in map(_config_of, model.modules()) if item is not None}.values():
         for name in {"factorization", "auto_map"} & set(vars(config)):
             delete(config, name)
@@ -406,7 +412,7 @@ def _config_of(module: nn.Module) -> PretrainedConfig | None:
 def _build_factors(model: PreTrainedModel, plan: dict[str, Any]) -> None:
     """Make the modules that a config names hold products, empty or random, and tie them as they were."""
     made: dict[tuple[int, int], tuple[nn.Parameter, nn.Parameter]] = {}
-    for name, rank in named_ranks(model, plan):
+    for name, rank in named_ranks(model, plan).items():
         module = _find(model, name)
         if module is None:
             continue
@@ -423,15 +429,20 @@ def _build_factors(model: PreTrainedModel, plan: dict[str, Any]) -> None:
     declare_ties(model, setattr)
 
 
-def named_ranks(model: PreTrainedModel, plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Give the names of the factorised modules as they are in a model, each with its rank.
+def named_ranks(model: PreTrainedModel, plan: dict[str, Any]) -> dict[str, int]:
+    """Return the names of the factorised modules as they are in a model, each with its rank.
 
     Names of the body are relative to the base model, so that a folder saved from a model with a head loads into one
-    without or with another head, and the other way round.
+    without or with another head, and the other way round: a head that is tied to a product is a product.
     """
     prefix = body_prefix(model)
-    yield from ((prefix + name, rank) for name, rank in plan.get("body", {}).items())
-    yield from plan.get("head", {}).items()
+    ranks = {prefix + name: rank for name, rank in plan.get("body", {}).items()} | plan.get("head", {})
+    for pair in model.all_tied_weights_keys.items():
+        names = [name.removesuffix(".weight") for name in pair if name.endswith(".weight")]
+        known = next((ranks[name] for name in names if name in ranks), None)
+        if known is not None:
+            ranks |= {name: known for name in names if name not in ranks}
+    return ranks
 
 
 def body_prefix(model: PreTrainedModel) -> str:

@@ -19,7 +19,6 @@ from ..errors import InvalidOptionError, UnsupportedModelError
 from ..modeling import factorized
 from ..modeling.factorized import merge_tables, register
 from .checks import check_model
-from .config_tree import all_configs
 from .journal import Journal
 from .low_rank import SCALINGS, Basis, Factors, check_rank, factorize_table, principal_basis, resolve_rank
 from .sites import Alias, Site, Sites, find_sites
@@ -233,11 +232,8 @@ def _write_classes(model: PreTrainedModel, steps: list[_Step], journal: Journal)
     """Give model and configs the classes that save and load the factors, and declare the ties of the projections."""
     kind = factorized.model_class(type(model))
     plan = _description(model, steps)
-    stock = type(model.config)
-    for _, config in all_configs(model):
-        if type(config) is stock:
-            journal.set_attribute(config, "__class__", kind.config_class)
-            journal.set_attribute(config, "factorization", plan)
+    journal.set_attribute(model.config, "__class__", kind.config_class)
+    journal.set_attribute(model.config, "factorization", plan)
     journal.set_attribute(model, "__class__", kind)
     factorized.declare_ties(model, journal.set_attribute)
 
