@@ -106,8 +106,8 @@ def extend_vocabulary(
         corpus: Target-language text: a path, a ``datasets`` object or name, or an iterable of strings.
         parallel: Pairs ``(source_text, target_text)``: a path, two paths, a ``datasets`` object or name, an iterable;
             or counts or alignments made of them (:func:`~hf_vocab_extend.resources.alignment.run.read_counts`).
-        word_vectors: Vectors of all languages in one space: a file (word2vec text or binary, fastText, GloVe, NumPy), a
-            folder of one file per language, a mapping of language to file or of word to vector; or of two spaces:
+        word_vectors: Vectors of all languages in one space: a file (word2vec text or binary, fastText, GloVe, NumPy),
+            a folder of one file per language, a mapping of language to file or of word to vector; or of two spaces:
             ``(source, target)``. See :func:`~hf_vocab_extend.resources.word_vectors.read_word_vectors`.
         token_vectors: Vectors of target tokens: a mapping of token to vector, or ``(tokens, matrix)``.
         dictionary: Pairs ``(source_word, target_word)``.

@@ -63,8 +63,8 @@ def add_lexical_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--word-vectors",
         metavar="PATH",
-        help="file, or folder of one file per language, of vectors in one space; or the vectors of the model's language "
-        "(see --target-word-vectors)",
+        help="file, or folder of one file per language, of vectors in one space; or the vectors of the model's "
+        "language (see --target-word-vectors)",
     )
     parser.add_argument("--target-word-vectors", metavar="PATH", help="vectors of the new language, in another space")
 
