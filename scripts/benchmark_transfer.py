@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 from hf_vocab_extend import extend_vocabulary
 from hf_vocab_extend.methods.base import MethodConfig
+from hf_vocab_extend.methods.ofa import OfaConfig
 from hf_vocab_extend.methods.trans_tokenization import TransTokenizationConfig
 from hf_vocab_extend.resources.corpus import open_corpus
 
@@ -67,6 +68,9 @@ ROWS: dict[str, Row] = {
             "word_vectors": (open_corpus(language.english_text), open_corpus(language.text)),
         },
     ),
+    "ofa": ("ofa", pairs),
+    'ofa, match_norms, shared="estimate"': (OfaConfig(match_norms=True, shared="estimate"), pairs),
+    "hyperofa": ("hyperofa", pairs),
     "trans_tokenization, options of its package": (TransTokenizationConfig.package(), pairs),
     "trans_tokenization": ("trans_tokenization", pairs),
     "trans_tokenization and dictionary": ("trans_tokenization", pairs_and_words),
@@ -84,7 +88,6 @@ def at_rank(give: Callable[[Language], dict[str, Any]], rank: int) -> Callable[[
 
 
 for name in FACTORIZED:
-    ROWS.setdefault(name, (name, pairs))
     ROWS |= {f"{name}, rank {rank}": (name, at_rank(pairs, rank)) for rank in RANKS}
 
 ABLATION: dict[str, Row] = {
