@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+)
 
 from hf_vocab_extend import factorize_embeddings
 from hf_vocab_extend.modeling import factorized
@@ -171,9 +178,45 @@ def test_a_class_that_transformers_lacks_is_not_saved_as_factors(tmp_path):
         model.save_pretrained(tmp_path)
 
 
-def test_nested_projections_do_not_reach_the_hub_of_another_library(tmp_path):
+def test_a_part_of_a_model_is_saved_as_factors_too(tmp_path):
     model = build("bert", V)
     factorize_embeddings(model, RANK)
     model.bert.save_pretrained(tmp_path)
-    again = transformers.AutoModel.from_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(again, IDS), logits(model.bert, IDS))
+
+
+OWN_HEADS = {
+    "t5": (AutoModelForSeq2SeqLM, torch.float32, {}),
+    "umt5": (AutoModelForSeq2SeqLM, torch.float32, {}),
+    "llama": (AutoModelForCausalLM, torch.float32, {}),
+    "bert": (AutoModelForMaskedLM, torch.bfloat16, {}),
+    "bart": (AutoModelForSeq2SeqLM, torch.float32, {"max_shard_size": 2000}),
+    "rembert": (AutoModelForMaskedLM, torch.float32, {}),
+}
+
+
+@pytest.mark.parametrize("name", OWN_HEADS)
+def test_heads_of_another_rank_narrow_types_and_shards_come_back(name, tmp_path):
+    auto, dtype, options = OWN_HEADS[name]
+    model = build(name, V, tied=False).to(dtype)
+    factorize_embeddings(model, RANK, head_rank=5)
+    model.save_pretrained(tmp_path, **options)
+    assert (tmp_path / "model.safetensors.index.json").exists() == bool(options)
+    again = auto.from_pretrained(tmp_path)
+    assert again.dtype == dtype
+    assert again.get_output_embeddings().weight.shape == (V, 5)
+    assert torch.equal(logits(again, IDS), logits(model, IDS))
+
+
+@pytest.mark.parametrize("before", ["", "transformers.models.auto.configuration_auto, "])
+def test_the_package_registers_whichever_is_imported_first(folders, before):
+    """And a light import stays light."""
+    script = (
+        f"import {before}hf_vocab_extend; import sys; light = 'torch' not in sys.modules\n"
+        "from transformers import AutoConfig; import sys\n"
+        f"config = AutoConfig.from_pretrained({str(folders[0] / 'bert-True')!r})\n"
+        "print(light, type(config).__name__, config.model_type)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.split() == ["True", "FactorizedBertConfig", "bert"]

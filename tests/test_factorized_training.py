@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from hf_vocab_extend import factorize_embeddings, merge_factorized
 from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError
 from hf_vocab_extend.modeling.factorized import factorized_modules, is_factorized
+from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 from hf_vocab_extend.surgery.low_rank import SCALINGS
 from hf_vocab_extend.surgery.parameter_groups import factorized_parameter_groups
 
@@ -166,15 +167,16 @@ def test_compiled_models_compute_the_same(name):
         torch.testing.assert_close(compiled(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("factorised", [True, False])
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "electra", "modernbert", "esm"])
-def test_logits_at_labels_only_give_the_same_loss_and_gradients(name):
+def test_logits_at_labels_only_give_the_same_loss_and_gradients(name, factorised):
     labels = torch.where(torch.arange(8) % 3 == 1, IDS, -100)
-    model = _without_dropout(_factorised(name))
+    model = _without_dropout(_factorised(name) if factorised else build(name, V))
     whole = model(input_ids=IDS, labels=labels)
     whole.loss.backward()
     grad = model.get_input_embeddings().weight.grad.clone()
     model.zero_grad()
-    model.masked_positions_only = True
+    assert masked_positions_only(model) is model
     part = model(input_ids=IDS, labels=labels)
     part.loss.backward()
     assert part.logits.shape == (int((labels != -100).sum()), V)
@@ -185,13 +187,13 @@ def test_logits_at_labels_only_give_the_same_loss_and_gradients(name):
     assert copied(input_ids=IDS, labels=labels).logits.ndim == 2
     assert model(input_ids=IDS).logits.shape == (2, 8, V)
     assert model.eval()(input_ids=IDS, labels=labels).logits.shape == (2, 8, V)
-    model.train().masked_positions_only = False
+    masked_positions_only(model.train(), wanted=False)
     assert model(input_ids=IDS, labels=labels).logits.shape == (2, 8, V)
 
 
 def test_logits_at_labels_only_is_for_masked_models():
-    with pytest.raises(ValueError, match="no masked language model"):
-        _factorised("llama").masked_positions_only = True
+    with pytest.raises(UnsupportedModelError, match="no masked language model"):
+        masked_positions_only(_factorised("llama"))
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

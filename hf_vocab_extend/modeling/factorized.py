@@ -30,9 +30,7 @@ MODEL_TYPE = "factorized_vocabulary"
 FORMAT = 1
 """Version of the ``factorization`` entry of ``config.json``."""
 PREFIX = "Factorized"
-_IGNORED = -100  # label of a position without a loss
-_SISTERS: dict[type, type] = {}
-"""Stock class to the class made from it: one for each, so that copies and pickles find it."""
+_SISTERS: dict[type, type] = {}  # stock class to the one class made from it, so that copies and pickles find it
 
 
 class FactorizedEmbedding(nn.Embedding):
@@ -98,8 +96,7 @@ def layer_class(dense: type[nn.Module]) -> type[nn.Module]:
 
 def dense_layer_class(module: nn.Module) -> type[nn.Module]:
     """Return the stock class of a factorised module."""
-    kinds = {PREFIX + kind.__name__: kind for kind in _LAYERS}
-    return kinds.get(type(module).__name__) or type(module).__bases__[0]
+    return type(module).__bases__[0]
 
 
 class FactorizedConfigMixin(PretrainedConfig):
@@ -313,54 +310,14 @@ class FactorizedModelMixin(PreTrainedModel):
         old_lm_head.out_features = made.out_features
         return old_lm_head
 
-    @property
-    def masked_positions_only(self) -> bool:
-        """Whether training computes logits where there is a label only, as OFA does; of masked language models.
-
-        The loss is the same; ``logits`` are then `(n_labels, V)` instead of `(batch, length, V)`. Evaluation, and
-        calls without ``labels=``, are as ever.
-        """
-        return bool(vars(self).get("_masked_hooks"))
-
-    @masked_positions_only.setter
-    def masked_positions_only(self, wanted: bool) -> None:
-        if wanted == self.masked_positions_only:
-            return
-        for hook in vars(self).pop("_masked_hooks", ()):
-            hook.remove()
-        if not wanted:
-            return
-        head = self.get_output_embeddings()
-        if type(self).__name__ not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() or head is None:
-            raise ValueError(
-                f"A {type(self).__name__} is no masked language model: it needs logits at every position."
-            )
-        first = self.register_forward_pre_hook(_drop_unlabelled, with_kwargs=True)
-        self._masked_hooks = (first, head.register_forward_pre_hook(_select_labelled))
-
     def merge_factorized(self) -> PreTrainedModel:
         """Turn the model, in place, into the stock model with dense tables; the same logits within rounding.
 
         Returns:
             The model itself, now of the stock class.
         """
-        self.masked_positions_only = False
         merge_tables(self, setattr, delattr, _set_data)
         return self
-
-
-def _drop_unlabelled(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Tell the head where labels are, and leave only those."""
-    labels: Any = kwargs.get("labels")
-    places = labels != _IGNORED if labels is not None and model.training else None
-    model.get_output_embeddings()._labelled = places
-    return args, kwargs if places is None else {**kwargs, "labels": labels[places]}
-
-
-def _select_labelled(head: Any, args: tuple) -> tuple:
-    """Leave the states that have a label."""
-    places = vars(head).pop("_labelled", None)
-    return args if places is None else (args[0][places], *args[1:])
 
 
 def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
