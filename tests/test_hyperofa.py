@@ -30,7 +30,15 @@ from .test_methods import WIDTH, make_context
 from .test_wechsel import SOURCE_WORDS, TARGET_WORDS, space
 
 WORDS = sorted({*SOURCE_WORDS, *TARGET_WORDS})
-SMALL = {"hidden": 24, "heads": 2, "layers": 1, "train_epochs": 3, "held_out": 0.1}
+SMALL = {
+    "network": "attention",
+    "norms": "none",
+    "hidden": 24,
+    "heads": 2,
+    "layers": 1,
+    "train_epochs": 3,
+    "held_out": 0.1,
+}
 STEADY = {"learning_rate": 0.01, "batch_size": 64, "augment": 0.0}
 CPU = torch.device("cpu")
 
@@ -67,6 +75,9 @@ def test_bags_hold_the_words_of_each_token() -> None:
             for index in cut:
                 bag = expected.setdefault(index, {})
                 bag[word] = bag.get(word, 0) + 1 / total
+    counted = dict(zip(words.words, words.frequencies, strict=True))
+    expected = {index: {word: share * counted[word] ** 0.5 for word, share in bag.items()}
+                for index, bag in expected.items()}  # fmt: skip
     known = [index for index in sorted(expected) if context.trained[index]]
     assert rows.known.tolist() == known
     matrix = words.take(np.arange(len(words)))
@@ -190,7 +201,7 @@ def test_ridge_regression_solves_its_equations() -> None:
     inputs, targets = rows.source.pooled(), torch.randn(len(rows.known), 4, generator=torch.Generator().manual_seed(0))
     order = torch.arange(len(inputs))
     split = Split(inputs, targets, order[20:], order[:20])
-    linear = BASES["ridge"](split, order[:0], 1, CPU).linear
+    linear = BASES["ridge"](split, order[:0], 1, None, CPU).linear
     one, two = inputs[20:].double(), targets[20:].double()
     one, two = one - one.mean(0), two - two.mean(0)
     weights = linear.weights[:-1].double()
@@ -207,7 +218,7 @@ def test_neighbours_add_the_mean_of_what_the_ridge_leaves() -> None:
     inputs, targets = rows.source.pooled(), torch.randn(len(rows.known), 4, generator=torch.Generator().manual_seed(0))
     order = torch.arange(len(inputs))
     split = Split(inputs, targets, order[20:], order[:20])
-    base = BASES["neighbours"](split, order[20:], 5, CPU)
+    base = BASES["neighbours"](split, order[20:], 5, None, CPU)
     own = np.full(len(inputs), -1)
     own[20:] = np.arange(len(inputs) - 20)
     found = base(inputs, CPU, own)
@@ -416,6 +427,7 @@ def test_a_rank_beyond_the_table_is_refused_and_that_of_the_model_is_cut() -> No
         {"loss": "l1"},
         {"loss_space": "G"},
         {"norms": "unit"},
+        {"temperature": 0.0},
         {"schedule": "cosine"},
         {"variants": "all"},
         {"rank": 0},

@@ -26,8 +26,9 @@ class Bags:
     Attributes:
         offsets: Start of each token, int64, shape `(n + 1,)`.
         words: Rows of ``table``, int64, shape `(n_entries,)`.
-        shares: Share of the word's cuts that is this token, in (0, 1], float32, shape `(n_entries,)`. A word that is
-            one token alone says more about it than one that is cut into many.
+        shares: Share of the word's cuts that is this token, times the root of the word's frequency if that is known,
+            positive, float32, shape `(n_entries,)`. A word that is one token alone says more about it than one that
+            is cut into many, and a frequent word's vector is the better one.
         features: See :data:`N_FEATURES`; not yet standardised, float32, shape `(n, N_FEATURES)`.
         table: Vectors of the words that occur, float32, shape `(n_words, dim)`; never part of a network.
     """
@@ -112,6 +113,10 @@ def make_bags(space: WordVectors, incidence: Incidence, vocab: CanonicalVocab, p
     in_word = np.bincount(incidence.words, incidence.counts, minlength=max(1, incidence.n_words))
     part = incidence.select(pieces)
     shares = (part.counts / in_word[part.words]).astype(np.float32)
+    if space.frequencies is not None:
+        frequencies = np.asarray(space.frequencies, np.float64)
+        least = frequencies[frequencies > 0].min(initial=1.0)
+        shares *= np.sqrt(np.maximum(frequencies[part.words], least) / least).astype(np.float32)
     used, words = np.unique(part.words, return_inverse=True)
     blocks = [space.take(used[start : start + _ROWS_PER_TAKE]) for start in range(0, len(used), _ROWS_PER_TAKE)]
     table = torch.from_numpy(np.concatenate(blocks or [np.zeros((0, space.dim), np.float32)]))

@@ -142,11 +142,11 @@ def mix(found: np.ndarray, weights: torch.Tensor, rows: torch.Tensor) -> torch.T
 
 
 def _linear_base(fit: Callable[[Split], Linear]) -> Callable[..., Base]:
-    return lambda split, pool, k, device: Base(fit(split))
+    return lambda split, pool, k, temperature, device: Base(fit(split))
 
 
-def _smooth(split: Split, pool: torch.Tensor, k: int, device: torch.device) -> Base:
-    """Fit the ridge regression, and choose the temperature by the held-out tokens."""
+def _smooth(split: Split, pool: torch.Tensor, k: int, temperature: float | None, device: torch.device) -> Base:
+    """Fit the ridge regression, and choose the temperature by the held-out tokens if none is given."""
     linear = fit_ridge(split)
     inputs = split.inputs[pool]
     residuals = split.targets[pool] - linear(inputs)
@@ -154,19 +154,20 @@ def _smooth(split: Split, pool: torch.Tensor, k: int, device: torch.device) -> B
     found, cosines = neighbours_of(queries, inputs, k, device)
     straight = linear(queries)
     scores = {
-        temperature: split.score(straight + mix(found, softmax(cosines, temperature), residuals))
-        for temperature in _TEMPERATURES
+        tried: split.score(straight + mix(found, softmax(cosines, tried), residuals))
+        for tried in ((temperature,) if temperature is not None else _TEMPERATURES)
     }
-    best = max(scores, key=lambda temperature: scores[temperature])
+    best = max(scores, key=lambda tried: scores[tried])
     return Base(linear, inputs, residuals, k, best)
 
 
-BASES: dict[str, Callable[[Split, torch.Tensor, int, torch.device], Base]] = {
+BASES: dict[str, Callable[[Split, torch.Tensor, int, float | None, torch.device], Base]] = {
     "neighbours": _smooth,
     "ridge": _linear_base(fit_ridge),
     "mean": _linear_base(fit_mean),
 }
-"""What a network adds to, by the name of the option: of a split, the places of the pool, `k` and a device."""
+"""What a network adds to, by the name of the option: of a split, the places of the pool, `k`, a temperature
+and a device."""
 
 
 def base_inputs(pooled: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

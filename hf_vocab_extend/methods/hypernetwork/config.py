@@ -21,8 +21,9 @@ class HyperOfaConfig(SpaceConfig):
     """Options of :class:`HyperOfa`, beside those of the space.
 
     Attributes:
-        network: A name in :data:`~.hypernetwork.networks.NETWORKS`: ``attention``, ``deepsets``, ``bilstm`` and
-            ``setformer`` (the paper's; hours without a GPU), or ``none``.
+        network: A name in :data:`~.hypernetwork.networks.NETWORKS`: ``none``, ``attention``, ``deepsets``, or the
+            paper's ``bilstm`` and ``setformer`` (hours without a GPU). Networks predict rows of the source language
+            that they have not seen better than the closed form alone, and rows of another language worse.
         base: What the network adds to: ``neighbours``: ridge regression on the mean word vector and the mean of what
             that leaves at similar source tokens; ``ridge``: the first part alone; ``mean``: the mean row.
         loss: A name in :data:`~.hypernetwork.losses.LOSSES`.
@@ -30,8 +31,10 @@ class HyperOfaConfig(SpaceConfig):
         rank: Predict this many coordinates along the table's principal directions; None for the rank that the table
             will be factorised at, else for the full width.
         k: Neighbours that are averaged.
+        temperature: Of the softmax that weighs them; None for what predicts the held-out source tokens best.
         max_pool: Neighbours are looked for among this many source tokens, the most frequent ones.
-        norms: ``none``: lengths as predicted; ``each``: each row has the mean length of the source rows; ``mean``: all
+        norms: ``none``: lengths as predicted; ``neighbours``: each row has the mean length of the source rows whose
+            words are nearest; ``each``: each row has the mean length of the source rows; ``mean``: all
             rows are scaled by one factor, so that their mean length is that.
         features: Whether token frequency, number of words and word start are seen beside the words.
         unit_words: Scale each word vector to the same length.
@@ -54,15 +57,16 @@ class HyperOfaConfig(SpaceConfig):
             are used for the new vocabulary, by the options that they were made with, and nothing is trained.
     """
 
-    network: str = "attention"
+    network: str = "none"
     base: str = "neighbours"
     loss: str = "cosine"
     loss_space: str = "E"
     rank: int | None = None
-    k: int = 50
+    k: int = 10
+    temperature: float | None = 0.1
     max_pool: int = 32_768
-    norms: str = "none"
-    features: bool = True
+    norms: str = "neighbours"
+    features: bool = False
     unit_words: bool = True
     variants: str = "four"
     layers: int | None = None
@@ -92,6 +96,8 @@ class HyperOfaConfig(SpaceConfig):
         for name in ("rank", "layers", "hidden", "heads"):
             value = getattr(self, name)
             check_option(value is None or value >= 1, f"{name} is {value}. It must be at least 1, or None.")
+        value = self.temperature
+        check_option(value is None or 0 < value < 1e6, f"temperature is {value}. It must be positive, or None.")
         for name in ("learning_rate", "contrast"):
             check_option(0 < getattr(self, name) < 1e6, f"{name} is {getattr(self, name)}. It must be positive.")
         check_option(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}. It must not be negative.")
@@ -113,6 +119,7 @@ class HyperOfaConfig(SpaceConfig):
             "loss": "published",
             "loss_space": "F",
             "features": False,
+            "norms": "none",
             "unit_words": False,
             "variants": "published",
             "train_epochs": epochs,
@@ -168,7 +175,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "base": BASES,
     "loss": LOSSES,
     "loss_space": SPACES,
-    "norms": ("none", "each", "mean"),
+    "norms": ("none", "neighbours", "each", "mean"),
     "variants": VARIANTS,
     "schedule": SCHEDULES,
 }

@@ -12,7 +12,7 @@ import torch
 
 from ..._logging import get_logger
 from .bags import Bags, Scales, find_scales
-from .base import BASES, Base, Linear, Split, base_inputs
+from .base import BASES, Base, Linear, Split, base_inputs, mix, neighbours_of, softmax
 from .config import HyperOfaConfig
 from .coordinates import Coordinates, make_coordinates, table_key
 from .losses import LOSSES
@@ -86,7 +86,7 @@ def fit_predictor(
     learnt, held = _split(len(bags), config.held_out, seed)
     split = Split(base_inputs(bags.pooled(), features), targets, torch.from_numpy(learnt), torch.from_numpy(held))
     pool = _most_frequent(bags, learnt, config.max_pool)
-    base = BASES[config.base](split, pool, config.k, device)
+    base = BASES[config.base](split, pool, config.k, config.temperature, device)
     network, history = None, History()
     if NETWORKS[config.network] is not None:
         own = np.full(len(bags), -1)
@@ -135,17 +135,43 @@ def _most_frequent(bags: Bags, places: np.ndarray, n: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(places[np.argsort(-weights, kind="stable")[:n]]))
 
 
-def _match_norms(rows: torch.Tensor, known: torch.Tensor, each: bool) -> torch.Tensor:
-    """Scale rows so that their mean length is that of the known ones: each by itself, or all by one factor."""
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Rows that were learnt from, for a length to give to others.
+
+    Attributes:
+        rows: Float32, shape `(m, width)`.
+        inputs: Their mean word vectors, shape `(m, dim)`.
+        queries: Mean word vectors of the predicted rows, shape `(n, dim)`.
+        device: Where neighbours are looked for.
+    """
+
+    rows: torch.Tensor
+    inputs: torch.Tensor
+    queries: torch.Tensor
+    device: torch.device
+
+    def lengths(self) -> torch.Tensor:
+        """Return the length of each known row, shape `(m, 1)`."""
+        return torch.linalg.vector_norm(self.rows, dim=1, keepdim=True)
+
+    def nearby_lengths(self) -> torch.Tensor:
+        """Return the mean length of the known rows nearest to each predicted one, as OFA weighs them, `(n, 1)`."""
+        found, cosines = neighbours_of(self.queries, self.inputs, 10, self.device)
+        return mix(found, softmax(cosines, 0.1), self.lengths())
+
+
+def _scale(rows: torch.Tensor, wanted: torch.Tensor, each: bool) -> torch.Tensor:
+    """Scale rows to a length: each by itself, or all by one factor, so that they have it on average."""
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    wanted = torch.linalg.vector_norm(known, dim=1).mean()
     return rows * (wanted / (lengths if each else lengths.mean()).clamp(min=1e-12)) if len(rows) else rows
 
 
-NORMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+NORMS: dict[str, Callable[[torch.Tensor, Known], torch.Tensor]] = {
     "none": lambda rows, known: rows,
-    "each": lambda rows, known: _match_norms(rows, known, True),
-    "mean": lambda rows, known: _match_norms(rows, known, False),
+    "neighbours": lambda rows, known: _scale(rows, known.nearby_lengths(), True),
+    "each": lambda rows, known: _scale(rows, known.lengths().mean(), True),
+    "mean": lambda rows, known: _scale(rows, known.lengths().mean(), False),
 }
 """How predicted rows are scaled, given those that were learnt from, by the name of the option."""
 
@@ -192,7 +218,8 @@ class HyperRows:
             known = table.detach()[torch.from_numpy(self.known).to(table.device)].float().cpu()
             predictor = self._predictor(key, table, known)
             self.predictors[key] = predictor
-            self._done[key] = NORMS[self.config.norms](predictor(self.target, self.device, self.seed), known)
+            reference = Known(known, self.source.pooled(), self.target.pooled(), self.device)
+            self._done[key] = NORMS[self.config.norms](predictor(self.target, self.device, self.seed), reference)
         result = torch.zeros(len(self.covered), table.shape[1], device=table.device)
         result[torch.from_numpy(np.flatnonzero(self.covered)).to(table.device)] = self._done[key].to(table.device)
         return result
