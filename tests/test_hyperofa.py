@@ -221,7 +221,7 @@ def test_neighbours_add_the_mean_of_what_the_ridge_leaves() -> None:
     base = BASES["neighbours"](split, order[20:], 5, None, CPU)
     own = np.full(len(inputs), -1)
     own[20:] = np.arange(len(inputs) - 20)
-    found = base(inputs, CPU, own)
+    found, shares = base(inputs, CPU, own)
     residuals = targets - base.linear(inputs)
     cosines = functional.cosine_similarity(inputs[:, None].double(), inputs[None, 20:].double(), dim=2)
     for row in (3, 19, 20, 60, len(inputs) - 1):
@@ -232,6 +232,7 @@ def test_neighbours_add_the_mean_of_what_the_ridge_leaves() -> None:
         weights = torch.softmax(top.values / base.temperature, 0).float()
         expected = base.linear(inputs[[row]])[0] + weights @ residuals[20:][top.indices]
         torch.testing.assert_close(found[row], expected, atol=2e-4, rtol=1e-3)
+        assert float(shares[row]) == pytest.approx(min(1.0, float(1 - near.max()) / base.reach), abs=1e-4)
 
 
 def test_what_depends_on_words_is_learnt() -> None:

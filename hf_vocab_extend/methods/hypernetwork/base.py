@@ -91,6 +91,7 @@ class Base:
         residuals: Their coordinates less the map's, float32, shape `(m, R)`.
         k: Number of neighbours.
         temperature: Of their softmax.
+        reach: Usual distance, 1 less the cosine, of a token to its nearest neighbour; 0 for no neighbours.
     """
 
     linear: Linear
@@ -98,20 +99,33 @@ class Base:
     residuals: torch.Tensor | None = None
     k: int = 0
     temperature: float = 1.0
+    reach: float = 0.0
 
-    def __call__(self, inputs: torch.Tensor, device: torch.device, own: np.ndarray | None = None) -> torch.Tensor:
-        """Return coordinates, `(n, d)` to `(n, R)`.
+    def __call__(
+        self, inputs: torch.Tensor, device: torch.device, own: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return coordinates, `(n, d)` to `(n, R)`, and the share of a network's correction that each should get.
+
+        A network learns what is left at the usual distance from the nearest neighbour. A new token that has a
+        translation among the source tokens is much nearer to it, and less is left there, in proportion.
 
         Args:
             inputs: Of the tokens.
             device: Where neighbours are looked for.
             own: Place of each token in the pool, where it must not count itself, -1 for none, shape `(n,)`.
+
+        Returns:
+            Coordinates, and shares in [0, 1], shape `(n, 1)`.
         """
-        predicted = self.linear(inputs)
+        predicted, shares = self.linear(inputs), torch.ones(len(inputs), 1)
         if self.pool is None or self.residuals is None:
-            return predicted
+            return predicted, shares
         found, cosines = neighbours_of(inputs, self.pool, self.k, device, own)
-        return predicted.add_(mix(found, softmax(cosines, self.temperature), self.residuals))
+        predicted += mix(found, softmax(cosines, self.temperature), self.residuals)
+        if self.reach > 0:
+            distances = np.clip(1 - cosines.max(1, keepdims=True), 0, self.reach)
+            shares = torch.from_numpy(distances / self.reach).float()
+        return predicted, shares
 
 
 def neighbours_of(
@@ -158,7 +172,9 @@ def _smooth(split: Split, pool: torch.Tensor, k: int, temperature: float | None,
         for tried in ((temperature,) if temperature is not None else _TEMPERATURES)
     }
     best = max(scores, key=lambda tried: scores[tried])
-    return Base(linear, inputs, residuals, k, best)
+    distances = 1 - cosines[:, 0]
+    reach = float(np.median(distances[np.isfinite(distances)])) if np.isfinite(distances).any() else 0.0
+    return Base(linear, inputs, residuals, k, best, max(reach, 0.0))
 
 
 BASES: dict[str, Callable[[Split, torch.Tensor, int, float | None, torch.device], Base]] = {

@@ -59,7 +59,7 @@ class HyperOfaConfig(SpaceConfig):
 
     network: str = "none"
     base: str = "neighbours"
-    loss: str = "cosine"
+    loss: str = "squared"
     loss_space: str = "E"
     rank: int | None = None
     k: int = 10

@@ -56,10 +56,10 @@ class RowPredictor:
             seed: Of the words that are read of a token in more than ``max_words``.
         """
         features = self.scales.features(bags)
-        predicted = self.base(base_inputs(bags.pooled(), features), device)
+        predicted, shares = self.base(base_inputs(bags.pooled(), features), device)
         if self.network is not None:
             network = self.network.to(device)
-            predicted += predict(network, bags, self.scales, features, self.config.max_words, device, seed)
+            predicted += shares * predict(network, bags, self.scales, features, self.config.max_words, device, seed)
             network.cpu()
         return self.coordinates.decode(predicted)
 
@@ -91,9 +91,9 @@ def fit_predictor(
     if NETWORKS[config.network] is not None:
         own = np.full(len(bags), -1)
         own[pool.numpy()] = np.arange(len(pool))
-        before = base(split.inputs, device, own)
+        before, shares = base(split.inputs, device, own)
         loss = LOSSES[config.loss](config.contrast)
-        lessons = Lessons(bags, scales, features, targets, before, learnt, held, loss, coordinates.decode_loss)
+        lessons = Lessons(bags, scales, features, targets, before, shares, learnt, held, loss, coordinates.decode_loss)
         build = _builder(config, bags.table.shape[1], features.shape[1], targets.shape[1])
         network, history = train(build, lessons, config.training(), seed, device)
     pool = _most_frequent(bags, np.arange(len(bags)), config.max_pool)  # what was held out has served, and joins
@@ -260,6 +260,7 @@ def dump_predictor(predictor: RowPredictor) -> tuple[dict[str, torch.Tensor], di
         "n_tokens": predictor.n_tokens,
         "k": predictor.base.k,
         "temperature": predictor.base.temperature,
+        "reach": predictor.base.reach,
         "history": dataclasses.asdict(predictor.history),
     }
     return tensors, facts
@@ -280,7 +281,7 @@ def load_predictor(
     assert isinstance(config, HyperOfaConfig)
     coordinates = Coordinates(tensors.get("directions"), facts["scale"], None)
     scales = Scales(facts["word_length"], tensors["centre"], tensors["spread"])
-    base = Base(Linear(tensors["linear"]), k=facts["k"], temperature=facts["temperature"])
+    base = Base(Linear(tensors["linear"]), k=facts["k"], temperature=facts["temperature"], reach=facts["reach"])
     inputs = base_inputs(bags.pooled(), scales.features(bags))
     base = with_pool(base, inputs, coordinates.encode(rows), tensors["pool"])
     network = None

@@ -61,6 +61,7 @@ class Lessons:
         features: Standardised, shape `(n, n_features)`.
         targets: Coordinates, shape `(n, R)`.
         base: What the network's output is added to, shape `(n, R)`.
+        shares: What it is multiplied by first, shape `(n, 1)`.
         learnt: Which tokens are learnt from, int64.
         held: Which are held out, int64.
         loss: Of predictions and targets.
@@ -72,6 +73,7 @@ class Lessons:
     features: torch.Tensor
     targets: torch.Tensor
     base: torch.Tensor
+    shares: torch.Tensor
     learnt: np.ndarray
     held: np.ndarray
     loss: Loss
@@ -195,7 +197,7 @@ def _keep(
     """Score the network on the held-out tokens; return its weights if it is the best so far, else the best ones."""
     bags = lessons.bags.select(lessons.held)
     found = predict(network, bags, lessons.scales, lessons.features[lessons.held], options.max_words, device)
-    found += lessons.base[lessons.held]
+    found = found * lessons.shares[lessons.held] + lessons.base[lessons.held]
     history.cosines.append(mean_cosine(found, lessons.targets[lessons.held]))
     logger.info("Pass %d: held-out cosine %.4f", len(history.cosines) - 1, history.cosines[-1])
     if best is not None and history.best != len(history.cosines) - 1:
@@ -238,7 +240,7 @@ def _loss(
     """Return the loss of some tokens."""
     places = torch.from_numpy(rows)
     batch = make_batch(bags, lessons.scales, lessons.features[places], device)
-    predicted = network(batch).float() + lessons.base[places].to(device)
+    predicted = network(batch).float() * lessons.shares[places].to(device) + lessons.base[places].to(device)
     target = lessons.targets[places].to(device)
     if lessons.decode is not None:
         decode = lessons.decode.to(device)
