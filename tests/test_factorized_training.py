@@ -24,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 V, RANK = 97, 7
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [90, 4, 33, 61, 17, 5, 96, 2]])
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "gpt2", "llama", "gemma", "qwen2", "opt", "t5", "bart")
+OWN_TARGETS = {"distilbert": ["q_lin", "v_lin"], "marian": ["q_proj", "v_proj"]}
+"""Of the types that peft knows no targets for."""
 GENERATORS = ("gpt2", "llama", "gemma", "qwen2", "opt", "t5", "bart", "marian")
 
 
@@ -104,7 +106,7 @@ def test_what_is_generated_is_what_the_merged_model_generates(name):
     assert torch.equal(model.generate(IDS, num_beams=2, **options), beams)
 
 
-@pytest.mark.parametrize(("name", "targets"), [("llama", None), ("bert", None), ("gpt2", None), ("t5", None)])
+@pytest.mark.parametrize(("name", "targets"), [(name, OWN_TARGETS.get(name)) for name in (*ARCHITECTURES, "marian")])
 def test_peft_finds_its_usual_targets_and_can_train_the_tables(name, targets, tmp_path):
     model = _factorised(name)
     expected = logits(model, IDS)
