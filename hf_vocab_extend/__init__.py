@@ -19,9 +19,11 @@ _EXPORTS = {
     "TokenMapping": "mapping",
     "VocabExtension": "result",
     "build_plan": "plan",
+    "choose_rank": "surgery.low_rank",
     "extend_tokenizer": "vocab.growing",
     "extend_vocabulary": "extend",
     "factorize_embeddings": "surgery.factorize",
+    "factorized_parameter_groups": "surgery.parameter_groups",
     "list_methods": "methods",
     "measure_fertility": "vocab.fertility",
     "merge_factorized": "surgery.factorize",
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .report import ExtensionReport
     from .result import VocabExtension
     from .surgery.factorize import factorize_embeddings, merge_factorized
+    from .surgery.low_rank import choose_rank
+    from .surgery.parameter_groups import factorized_parameter_groups
     from .vocab.fertility import measure_fertility
     from .vocab.growing import extend_tokenizer
     from .vocab.merging import merge_tokenizers
@@ -53,9 +57,11 @@ __all__ = [
     "VocabExtension",
     "__version__",
     "build_plan",
+    "choose_rank",
     "extend_tokenizer",
     "extend_vocabulary",
     "factorize_embeddings",
+    "factorized_parameter_groups",
     "list_methods",
     "measure_fertility",
     "merge_factorized",
