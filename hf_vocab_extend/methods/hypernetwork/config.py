@@ -22,8 +22,8 @@ class HyperOfaConfig(SpaceConfig):
 
     Attributes:
         network: A name in :data:`~.hypernetwork.networks.NETWORKS`: ``none``, ``attention``, ``deepsets``, or the
-            paper's ``bilstm`` and ``setformer`` (hours without a GPU). Networks predict rows of the source language
-            that they have not seen better than the closed form alone, and rows of another language worse.
+            paper's ``bilstm`` and ``setformer`` (hours without a GPU). ``none`` leaves the closed form alone: seconds
+            instead of minutes, and translations are found as well.
         base: What the network adds to: ``neighbours``: ridge regression on the mean word vector and the mean of what
             that leaves at similar source tokens; ``ridge``: the first part alone; ``mean``: the mean row.
         loss: A name in :data:`~.hypernetwork.losses.LOSSES`.
@@ -57,7 +57,7 @@ class HyperOfaConfig(SpaceConfig):
             are used for the new vocabulary, by the options that they were made with, and nothing is trained.
     """
 
-    network: str = "none"
+    network: str = "attention"
     base: str = "neighbours"
     loss: str = "squared"
     loss_space: str = "E"
