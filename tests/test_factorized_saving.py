@@ -19,9 +19,10 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
+    LlamaForCausalLM,
 )
 
-from hf_vocab_extend import factorize_embeddings
+from hf_vocab_extend import factorize_embeddings, merge_factorized
 from hf_vocab_extend.modeling import factorized
 from hf_vocab_extend.modeling.factorized import factorized_modules
 
@@ -220,3 +221,22 @@ def test_the_package_registers_whichever_is_imported_first(folders, before):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
     assert done.stdout.split() == [str(not before), "FactorizedBertConfig", "bert"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_full_rank_is_not_taken_for_a_dense_table(tmp_path, tied):
+    """`F (V, D)` would fit into a stock class, which would compute something else without a word."""
+    model = build("llama", V, tied)
+    factorize_embeddings(model, model.config.hidden_size)
+    expected = logits(model, IDS)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ize mismatch|mismatched"):
+        LlamaForCausalLM.from_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again, IDS), expected)
+    fresh = AutoModelForCausalLM.from_config(again.config)
+    fresh.load_state_dict(again.state_dict())
+    assert torch.equal(logits(fresh.eval(), IDS), expected)
+    dense = merge_factorized(again)
+    assert dense.get_input_embeddings().weight.shape == (V, model.config.hidden_size)
+    torch.testing.assert_close(logits(dense, IDS), expected, rtol=1e-4, atol=1e-4)

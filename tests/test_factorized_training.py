@@ -126,20 +126,34 @@ def test_peft_finds_its_usual_targets_and_can_train_the_tables(name, targets, tm
     torch.testing.assert_close(logits(merged, IDS), changed, rtol=1e-4, atol=1e-4)
 
 
-def test_lora_on_the_products_themselves():
-    model = _factorised("llama")
+@pytest.mark.parametrize("rank", [RANK, 16])
+def test_lora_on_the_products_themselves(rank):
+    """It adds to the table, which a product cannot take in: the product is merged first, the adapter then."""
+    model = factorize_embeddings(build("llama", V, tied=False), rank)
     wrapped = get_peft_model(model, LoraConfig(target_modules=["embed_tokens", "lm_head"], r=2))
     expected = logits(wrapped, IDS)
     for key, value in wrapped.named_parameters():
         if "lora" in key:
             value.data.add_(0.1)
-    assert not torch.allclose(logits(wrapped, IDS), expected)
+    changed = logits(wrapped, IDS)
+    assert not torch.allclose(changed, expected)
+    with pytest.raises(RuntimeError, match="size|shape"):
+        copy.deepcopy(wrapped).merge_and_unload()
+    with pytest.raises(UnsupportedModelError, match=r"get_base_model\(\), and call model.merge_and_unload\(\) after"):
+        merge_factorized(wrapped)
+    merge_factorized(wrapped.get_base_model())
+    torch.testing.assert_close(logits(wrapped, IDS), changed, rtol=1e-4, atol=1e-4)
+    merged = wrapped.merge_and_unload()
+    assert not factorized_modules(merged)
+    torch.testing.assert_close(logits(merged, IDS), changed, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_trained_by_peft_are_refused_by_their_shape():
+@pytest.mark.parametrize("rank", [RANK, 16])
+def test_rows_trained_by_peft_are_refused_by_their_shape(rank):
     """Because peft looks up rows of ``weight`` itself, without the projection."""
     wrapped = get_peft_model(
-        _factorised("llama"), LoraConfig(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 4]})
+        factorize_embeddings(build("llama", V), rank),
+        LoraConfig(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 4]}),
     )
     with pytest.raises(RuntimeError, match="size|shape"):
         wrapped(IDS)

@@ -419,10 +419,10 @@ def _find(model: nn.Module, name: str) -> Any:
 
 def _empty_factors(table: torch.Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Return factors with entries as large as a fresh table needs; without memory if the table has none."""
-    projection = torch.empty(rank, table.shape[1], dtype=table.dtype, device=table.device)
-    if table.device.type != "meta":
-        nn.init.normal_(projection, std=rank**-0.5)
-    return nn.Parameter(table.detach()[:, :rank].clone()), nn.Parameter(projection)
+    projection = table.detach().new_empty(rank, table.shape[1]).normal_(std=rank**-0.5)
+    spare = max(0, rank - table.shape[1])  # a full rank has a dimension more, or F could be taken for the table
+    factor = functional.pad(table.detach()[:, :rank].clone(), (0, spare))
+    return nn.Parameter(factor), nn.Parameter(projection)
 
 
 def declare_ties(model: nn.Module, set_attribute: Callable[[Any, str, Any], None]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .._logging import get_logger
@@ -134,7 +135,7 @@ def merge_factorized(model: PreTrainedModel) -> PreTrainedModel:
     if not is_factorized_model(model):
         raise UnsupportedModelError(
             f"A {type(model).__name__} is not a factorised model, so there is nothing to merge. Of a PEFT model pass "
-            "model.merge_and_unload()."
+            "model.get_base_model(), and call model.merge_and_unload() afterwards."
         )
     merge: Callable[[], PreTrainedModel] = model.merge_factorized  # type: ignore[assignment]
     return merge()
@@ -214,7 +215,18 @@ def _plan(site: Site, rank: int | float, scaling: str, bases: Mapping[str, Basis
         check_rank(rank, *table.shape)
     basis = bases.get(site.name) or principal_basis(table)
     factors = factorize_table(table, resolve_rank(rank, basis), scaling=scaling, basis=basis)
+    if factors.factor.shape == table.shape:
+        factors = _one_wider(factors)
     return _Step(site, factors, {id(alias.module): alias.module for alias in site.aliases})
+
+
+def _one_wider(factors: Factors) -> Factors:
+    """Add a dimension of zeros, so that `F` of full rank has not the shape of the table.
+
+    With that shape a stock class, or an adapter of peft that looks up or adds to ``weight`` itself, would take `F`
+    for the table and compute something else without a word.
+    """
+    return Factors(functional.pad(factors.factor, (0, 1)), functional.pad(factors.projection, (0, 0, 0, 1)))
 
 
 def _write(step: _Step, journal: Journal) -> None:
