@@ -203,6 +203,8 @@ def test_other_words_marks_forms_and_tokenizers_are_cut_anew(kept) -> None:
     _, cuts = kept
     gpt2, bert = ((tokenizer(name), canonicalise(tokenizer(name))) for name in ("gpt2", "bert-cased"))
     ones = np.ones(len(WORDS), np.uint8)
+    kinds = gpt2[1].kinds.copy()
+    kinds[gpt2[0].get_vocab()["e"]] = TokenKind.SPECIAL
     calls = [
         lambda: piece_incidence(make_space(), *gpt2),
         lambda: piece_incidence(make_space([*WORDS[:-1], "zzz"]), *gpt2),
@@ -211,6 +213,7 @@ def test_other_words_marks_forms_and_tokenizers_are_cut_anew(kept) -> None:
         lambda: piece_incidence(make_space(bounds=ones * ENDS), *gpt2),
         lambda: piece_incidence(make_space(), *gpt2, variants="two"),
         lambda: piece_incidence(make_space(), *bert),
+        lambda: piece_incidence(make_space(), gpt2[0], dataclasses.replace(gpt2[1], kinds=kinds)),
     ]
     for number, call in enumerate(calls, 1):
         call()
@@ -228,3 +231,9 @@ def test_bad_input_is_named() -> None:
     incidence = piece_incidence(broken, own, vocab)
     with pytest.raises(InvalidTableError, match="1 words of these hold NaN .* 'water'"):
         incidence.mean(broken)
+
+
+def test_lone_surrogates_are_cut_as_question_marks() -> None:
+    own, vocab = tokenizer("gpt2"), canonicalise(tokenizer("gpt2"))
+    found = piece_incidence(make_space(["the", "w\ud800ter"]), own, vocab)
+    assert as_counts(found) == as_counts(piece_incidence(make_space(["the", "w?ter"]), own, vocab))

@@ -205,7 +205,7 @@ def piece_incidence(
     with whole_lines(backend):
         if not cache or count < _WORDS_WORTH_KEEPING:
             return _cut(space, count, backend, vocab, variants)
-        key = _key(space, count, backend, variants)
+        key = _key(space, count, backend, vocab, variants)
         return _load(key, len(vocab), count) or _store(key, _cut(space, count, backend, vocab, variants))
 
 
@@ -217,7 +217,7 @@ def _cut(space: WordVectors, n_words: int, backend: Tokenizer, vocab: CanonicalV
     for start in progress(range(0, n_words, _WORDS_PER_BLOCK), desc="Cut words", unit=" blocks"):
         stop = min(start + _WORDS_PER_BLOCK, n_words)
         bounds = None if space.bounds is None else space.bounds[start:stop]
-        texts = _surface_forms(list(space.words[start:stop]), bounds, variants)
+        texts = _surface_forms(_encodable(list(space.words[start:stop])), bounds, variants)
         if not spaced:  # forms that differ in them alone are cut alike, so once will do
             texts = [text.strip() for text in texts]
         tokens, words, counts = _entries(texts, stop - start, backend, plain)
@@ -244,6 +244,15 @@ def _drops_spaces(backend: Tokenizer) -> bool:
         and len(marks) == len(rest) + (first["type"] == "Metaspace")
         and all(node.get("prepend_scheme") == "always" for node in marks)
     )
+
+
+def _encodable(words: list[str]) -> list[str]:
+    """Return words with a question mark for each lone surrogate, which no tokenizer takes."""
+    try:
+        "".join(words).encode("utf-8")
+    except UnicodeEncodeError:
+        return [word.encode("utf-8", "replace").decode("utf-8") for word in words]
+    return words
 
 
 def _surface_forms(words: Sequence[str], bounds: np.ndarray | None, variants: str) -> list[str]:
@@ -279,8 +288,8 @@ def _entries(
     return keys // n_words, keys % n_words, counts
 
 
-def _key(space: WordVectors, n_words: int, backend: Tokenizer, variants: str) -> str:
-    """Return the cache key: the content of the words, their bounds and the tokenizer."""
+def _key(space: WordVectors, n_words: int, backend: Tokenizer, vocab: CanonicalVocab, variants: str) -> str:
+    """Return the cache key: the content of the words, their bounds, the tokenizer, and which tokens are looked for."""
     words = hashlib.sha256()
     for start in range(0, n_words, _WORDS_PER_BLOCK):
         block = list(space.words[start : min(start + _WORDS_PER_BLOCK, n_words)])
@@ -290,6 +299,7 @@ def _key(space: WordVectors, n_words: int, backend: Tokenizer, variants: str) ->
     return stored.content_key(
         version=_VERSION,
         tokenizer=hashlib.sha256(backend.to_str().encode("utf-8", "surrogatepass")).hexdigest(),
+        kinds=hashlib.sha256(np.ascontiguousarray(vocab.kinds, np.uint8).tobytes()).hexdigest(),
         words=words.hexdigest(),
         n_words=n_words,
         marked=space.bounds is not None,
