@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hf_vocab_extend.errors import InvalidOptionError, InvalidTableError, VocabExtendWarning
+from hf_vocab_extend.resources.language_files import language_files
 from hf_vocab_extend.resources.word_filters import filter_words
 from hf_vocab_extend.resources.word_vectors import make_word_vectors, read_word_vectors, split_sides
 
@@ -287,3 +288,27 @@ def test_words_that_cannot_be_encoded_do_no_harm() -> None:
     words = ["house", "half a pair: \ud800"]
     assert list(read_word_vectors((words, vectors(2))).words) == words
     assert list(read_word_vectors((["eng:a", "eng:\ud800"], vectors(2))).words) == ["a", "?"]
+
+
+def test_words_of_a_space_are_keys_if_they_are_said_to_be() -> None:
+    space = make_word_vectors(["eng:house", "swa:nyumba"], vectors(2))
+    assert read_word_vectors(space) is space
+    assert entries(read_word_vectors(space, keys="colon")) == [("eng", "house"), ("swa", "nyumba")]
+    plain = make_word_vectors(["house"], vectors(1))
+    assert entries(read_word_vectors(plain, default_language="eng")) == [("eng", "house")]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("wiki.multi.en.vec", "en"),
+        ("wiki.sw.align.vec", "sw"),
+        ("wiki.zh_yue.vec", "zh_yue"),
+        ("cc.zh-Hans.300.bin", "zh-Hans"),
+        ("swh.txt.xz", "swh"),
+        ("wiki.simple.vec", "wiki.simple"),
+    ],
+)
+def test_languages_are_told_by_the_names_that_files_are_published_under(name: str, code: str, tmp_path) -> None:
+    (tmp_path / name).write_text("x")
+    assert list(language_files(tmp_path)) == [code]

@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -120,6 +121,19 @@ def test_a_table_is_parsed_once_and_mapped_afterwards(tmp_path, monkeypatch) -> 
     assert len(calls) == 3
 
 
+def test_a_file_changed_in_its_middle_is_parsed_anew_whatever_its_time_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(word_vector_tables, "CACHED_FROM", 0)
+    monkeypatch.setattr(word_vector_tables, "_SAMPLE", 9)
+    path, other = tmp_path / "v.vec", [*WORDS[:3], "z", WORDS[4]]
+    path.write_text(text(WORDS, vectors()), encoding="utf-8")
+    os.utime(path, ns=(1, 1))
+    same(read_word_vectors(path), WORDS, vectors())
+    time.sleep(0.02)  # file systems tell times by ticks
+    path.write_text(text(other, vectors()), encoding="utf-8")
+    os.utime(path, ns=(1, 1))
+    same(read_word_vectors(path), other, vectors())
+
+
 def test_a_cached_table_is_a_safetensors_file_and_is_made_anew_when_damaged(tmp_path, monkeypatch, caplog) -> None:
     from safetensors.numpy import load_file
 
@@ -186,6 +200,7 @@ BAD = {
     "one word less": (binary(WORDS, vectors(), promised=6), r"within word 6 of the 6"),
     "not a number": (binary(WORDS, np.full((5, 6), np.nan, np.float32)), r"5 words of 'v\.bin' hold NaN"),
     "another width": (binary(WORDS * 9, vectors(45)).replace(b"45 6\n", b"45 5\n"), r"no word at byte .* not 5 dim"),
+    "a width beyond memory": (GOOD.replace(b"5 6\n", b"5 99999999999999\n"), r"ends at byte \d+, within word 1"),
     "no further word": (GOOD[:40] + b"\xff" * 9000, r"has no word at byte \d+, after \d of the 5"),
     "compressed text cut": (gzip.compress(text(WORDS * 99, vectors(495)).encode())[:3000], r"past line \d+"),
     "compressed and cut": (gzip.compress(binary(WORDS * 99, vectors(495)))[:5000], r"past (byte|line) \d+"),
@@ -210,6 +225,13 @@ def test_files_longer_than_their_first_line_says_are_told(tmp_path) -> None:
     (tmp_path / "v.bin").write_bytes(binary(WORDS, vectors(), promised=5) + b"more" * 5)
     with pytest.warns(VocabExtendWarning, match=r"goes on for 20 bytes after the 5 words"):
         same(read_word_vectors(tmp_path / "v.bin"), WORDS, vectors())
+
+
+def test_frequencies_that_are_no_numbers_are_named(tmp_path) -> None:
+    given = {"words": np.asarray(WORDS), "vectors": vectors()}
+    np.savez(tmp_path / "a.npz", **given, frequencies=np.asarray(["often"] * 5))
+    with pytest.raises(InvalidTableError, match="frequencies of 'a.npz' are of the type <U5"):
+        read_word_vectors(tmp_path / "a.npz")
 
 
 def test_npz_vectors_are_mapped_unless_compressed(tmp_path) -> None:

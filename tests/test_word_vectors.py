@@ -155,6 +155,8 @@ BAD_OBJECTS = {
     "strings": (["a"], np.asarray([["x", "y"]])),
     "nan": {"a": [1.0, np.nan]},
     "a number": 3,
+    "numbers for words": {1: [1.0, 2.0]},
+    "bytes for words": {b"a": [1.0, 2.0]},
 }
 
 

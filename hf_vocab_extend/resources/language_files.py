@@ -22,7 +22,9 @@ logger = get_logger(__name__)
 _SUFFIXES = (".vec", ".bin", ".npz", ".txt", ".w2v")
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _NO_VECTORS = ("readme", "license", "licence", "changelog")
-_PUBLISHED = re.compile(r"(?:cc|wiki|crawl|glove|word2vec|w2v|wordvec)\.([A-Za-z]{2,3}(?:[-_][A-Za-z]+)?)(?:\..*)?")
+_PUBLISHED = re.compile(
+    r"(?:cc|wiki|wiki\.multi|crawl|glove|word2vec|w2v|wordvec)\.([A-Za-z]{2,3}(?:[-_][A-Za-z]+)?)(?:\..*)?"
+)
 _LISTED = 8
 
 Reader = Callable[[Any, str, str], WordVectors]
@@ -87,10 +89,10 @@ def _checked(given: Mapping[Any, Any], name: str) -> Mapping[str, Any]:
 
 
 def language_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each language in a folder, by falling name, without its subfolders.
+    """Return the file of each language in a folder, ordered by name, without its subfolders.
 
-    The language is the file's name up to the suffix; in the names that fastText publishes (``cc.sw.300.vec``,
-    ``wiki.sw.align.vec``) it is the part after the first dot.
+    The language is the file's name up to the suffix; in the names that fastText and MUSE publish
+    (``cc.sw.300.vec``, ``wiki.sw.align.vec``, ``wiki.multi.en.vec``) it is the part that is its code.
 
     Raises:
         InvalidTableError: If there is none, or two of one language.

@@ -115,7 +115,7 @@ def _next_block(file: IO[bytes], stand: _Stand, wanted: int, mapped: bool) -> Bl
     words: list[bytes] = []
     starts: list[int] = []
     while not words:
-        more = file.read(max(_BYTES_PER_BLOCK, stand.width))
+        more = file.read(_BYTES_PER_BLOCK)  # a damaged first line may promise vectors that no memory holds
         raw = stand.kept + more
         at = 0
         while stand.n_read + len(words) < wanted:

@@ -105,7 +105,10 @@ def read_table(
 
 
 def _key(path: Path, limit: int | None) -> str:
-    """Return the cache key of a file by its size, its time, and its first and last bytes."""
+    """Return the cache key of a file by its size, its times, and its first and last bytes.
+
+    The time of writing can be set back, as tools that copy files do; that of the last change cannot.
+    """
     status = path.stat()
     with path.open("rb") as file:
         head = file.read(_SAMPLE)
@@ -113,7 +116,12 @@ def _key(path: Path, limit: int | None) -> str:
         tail = file.read(_SAMPLE)
     digests = [hashlib.sha256(part).hexdigest() for part in (head, tail)]
     return content_key(
-        version=_VERSION, size=status.st_size, time=status.st_mtime_ns, head=digests[0], tail=digests[1], limit=limit
+        version=_VERSION,
+        size=status.st_size,
+        times=[status.st_mtime_ns, status.st_ctime_ns],
+        head=digests[0],
+        tail=digests[1],
+        limit=limit,
     )
 
 

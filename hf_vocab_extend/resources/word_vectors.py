@@ -189,8 +189,13 @@ def make_word_vectors(
             f"The vectors of {name} have the shape {vectors.shape} and the type {vectors.dtype}; "
             f"{len(words)} rows of numbers are needed, one for each word."
         )
+    odd = next((word for word in words if not isinstance(word, str)), None)
+    if odd is not None:
+        raise InvalidTableError(f"{name} has {odd!r} among its words, a {type(odd).__name__}. Give them as strings.")
     if vectors.size == 0:
         raise InvalidTableError(f"{name} holds no word vector. Give at least one word with a vector.")
+    if frequencies is not None and frequencies.dtype.kind not in "fiu":
+        raise InvalidTableError(f"The frequencies of {name} are of the type {frequencies.dtype}, not numbers.")
     if frequencies is not None and (frequencies.shape != (len(words),) or not np.all(frequencies >= 0)):
         raise InvalidTableError(
             f"The frequencies of {name} have the shape {frequencies.shape} or a negative value; "
@@ -273,8 +278,8 @@ def read_word_vectors(
     from .word_keys import check_keys, parse_keys
 
     check_keys(keys)
-    if isinstance(given, WordVectors):
-        return given
+    if isinstance(given, WordVectors):  # its words are words unless they are said to be keys
+        return given if keys == "auto" and not default_language else parse_keys(given, keys, default_language)
 
     def read(one: Any, one_name: str, language: str) -> WordVectors:
         space = one if isinstance(one, WordVectors) else _read_one(one, one_name, limit, cache)
