@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hf_vocab_extend.mapping import RowKind
 from hf_vocab_extend.methods.base import Resources
 from hf_vocab_extend.methods.wechsel import Wechsel, WechselConfig
 from hf_vocab_extend.plan import MatchKind, build_plan
+from hf_vocab_extend.resources import piece_incidence, word_vector_tables
 from hf_vocab_extend.resources.corpus import open_corpus
 from hf_vocab_extend.resources.word_vectors import make_word_vectors
 from hf_vocab_extend.vocab.canonical import TokenKind
@@ -296,6 +298,61 @@ def test_vectors_of_another_language_are_an_error() -> None:
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(InvalidOptionError, match=next(iter(options))):
         WechselConfig(**options)
+
+
+@pytest.mark.parametrize("shape", ["a folder", "one file"])
+def test_the_first_words_are_those_of_each_language(shape: str, tmp_path) -> None:
+    words = {"eng": SOURCE_WORDS[-400:], "swa": TARGET_WORDS[-400:]}
+    rows = {code: space(own, 4).take(np.arange(len(own))) for code, own in words.items()}
+    prefix = "" if shape == "a folder" else "{}:"
+
+    def write(count: int) -> Path:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for code, own in words.items():
+            lines = [
+                " ".join([prefix.format(code) + word, *map(str, row.tolist())])
+                for word, row in zip(own[:count], rows[code], strict=False)
+            ]
+            (folder / f"{code}.vec").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        if shape == "a folder":
+            return folder
+        (folder / "all.vec").write_text(
+            "".join((folder / f"{code}.vec").read_text("utf-8") for code in words), "utf-8"
+        )
+        return folder / "all.vec"
+
+    def fit(path: Path, **options):
+        return Wechsel(WechselConfig(**options)).fit(make_context(resources=Resources(word_vectors=path)))
+
+    found, expected = fit(write(400), max_words=90), fit(write(90))
+    assert np.array_equal(found.columns, expected.columns)
+    assert np.array_equal(found.weights, expected.weights)
+
+
+def test_a_dictionary_may_be_a_mapping() -> None:
+    pairs = dict(pairs_of())
+    given = {"word_vectors": (space(SOURCE_WORDS, 1), space(TARGET_WORDS, 2))}
+    mixtures = [
+        Wechsel().fit(make_context(resources=Resources(**given, dictionary=one))) for one in (pairs, [*pairs.items()])
+    ]
+    assert np.array_equal(mixtures[0].weights, mixtures[1].weights)
+
+
+def test_nothing_is_kept_without_the_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_VOCAB_EXTEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(word_vector_tables, "CACHED_FROM", 0)
+    monkeypatch.setattr(piece_incidence, "_WORDS_WORTH_KEEPING", 1)
+    for name, own in (("source", SOURCE_WORDS), ("target", TARGET_WORDS)):
+        rows = space(own, 4).take(np.arange(len(own)))
+        lines = [" ".join([word, *map(str, row.tolist())]) for word, row in zip(own, rows, strict=True)]
+        (tmp_path / f"{name}.vec").write_text("\n".join(lines), encoding="utf-8")
+    sides = tmp_path / "source.vec", tmp_path / "target.vec"
+    given = Resources(word_vectors=sides, parallel=list(sample_pairs()[:60]))
+    Wechsel(WechselConfig(cache=False)).fit(make_context(resources=given))
+    assert not (tmp_path / "cache").exists()
+    Wechsel().fit(make_context(resources=given))
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 def test_options_survive_json() -> None:

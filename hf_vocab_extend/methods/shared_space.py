@@ -211,7 +211,7 @@ def shared_space(context: FitContext, config: SpaceConfig) -> SharedSpace:
         _filtered(_side(context, side, given, config), getattr(config, f"{side}_languages"), config)
         for side, given in zip(SIDES, sides, strict=True)
     )
-    turn = rotation(context, source, target, config.align)
+    turn = rotation(context, source, target, config.align, config.cache)
     if turn is not None:
         source = dataclasses.replace(source, vectors=_TurnedRows(source.vectors, turn), compose=None)
     return SharedSpace(source, target)

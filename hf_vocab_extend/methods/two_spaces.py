@@ -26,7 +26,7 @@ from .base import FitContext, Resources, check_option
 logger = get_logger(__name__)
 
 WordPairs = Iterable[tuple[str, str]]
-PairFinder = Callable[[FitContext, WordVectors, WordVectors], WordPairs]
+PairFinder = Callable[[FitContext, WordVectors, WordVectors, bool], WordPairs]
 
 
 def check_training(config: Any) -> None:
@@ -119,7 +119,9 @@ def _text(resources: Resources, side: str) -> Corpus | None:
     return Corpus(f"the {side} side of the pairs {pairs.name}", lambda: (pair[column] for pair in pairs))
 
 
-def rotation(context: FitContext, source: WordVectors, target: WordVectors, align: str) -> np.ndarray | None:
+def rotation(
+    context: FitContext, source: WordVectors, target: WordVectors, align: str, use_cache: bool = True
+) -> np.ndarray | None:
     """Return the matrix that brings vectors of the source space into the target space.
 
     Args:
@@ -127,6 +129,7 @@ def rotation(context: FitContext, source: WordVectors, target: WordVectors, alig
         source: Space of the source side.
         target: Space of the target side.
         align: A name in :data:`ALIGNMENTS`.
+        use_cache: Look the alignment of parallel text up, and keep it.
 
     Returns:
         Float64, shape `(source dim, target dim)`; None where the two are in one space already.
@@ -142,7 +145,7 @@ def rotation(context: FitContext, source: WordVectors, target: WordVectors, alig
                 "space. Bring a dictionary and leave align at 'auto'."
             )
         return None
-    found = find_correspondences(source, target, find(context, source, target))
+    found = find_correspondences(source, target, find(context, source, target, use_cache))
     logger.info("%d of %d pairs of words are in both spaces", found.n_found, found.n_pairs)
     if found.n_found < min(source.dim, target.dim):
         warnings.warn(
@@ -155,28 +158,30 @@ def rotation(context: FitContext, source: WordVectors, target: WordVectors, alig
     return procrustes(source, target, found)
 
 
-def _identical_words(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+def _identical_words(context: FitContext, source: WordVectors, target: WordVectors, use_cache: bool) -> WordPairs:
     """Return the words that both spaces spell alike: numbers, names, loans."""
     places = target.places(source.words)
     return ((source.words[place], source.words[place]) for place in np.flatnonzero(places >= 0).tolist())
 
 
-def _given_pairs(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+def _given_pairs(context: FitContext, source: WordVectors, target: WordVectors, use_cache: bool) -> WordPairs:
     """Return the pairs of the dictionary."""
-    return open_pairs(context.resources.dictionary)
+    given = context.resources.dictionary
+    return open_pairs(list(given.items()) if isinstance(given, dict) else given)
 
 
-def _aligned_words(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+def _aligned_words(context: FitContext, source: WordVectors, target: WordVectors, use_cache: bool) -> WordPairs:
     """Return the words of the parallel text that are each other's most frequent translation."""
-    counts = align_pairs(context.resources.parallel, context.source_tokenizer, context.target_tokenizer, unit="word")
+    tokenizers = context.source_tokenizer, context.target_tokenizer
+    counts = align_pairs(context.resources.parallel, *tokenizers, unit="word", use_cache=use_cache)
     return translation_pairs(counts, context.plan.source, context.plan.target)
 
 
-def _best_pairs(context: FitContext, source: WordVectors, target: WordVectors) -> WordPairs:
+def _best_pairs(context: FitContext, source: WordVectors, target: WordVectors, use_cache: bool) -> WordPairs:
     """Return the pairs of the dictionary and of the parallel text; words that are spelled alike without both."""
     given = context.resources.given()
     finders = [find for name, find in _BY_RESOURCE.items() if name in given] or [_identical_words]
-    return chain.from_iterable(find(context, source, target) for find in finders)
+    return chain.from_iterable(find(context, source, target, use_cache) for find in finders)
 
 
 _BY_RESOURCE: dict[str, PairFinder] = {"dictionary": _given_pairs, "parallel": _aligned_words}

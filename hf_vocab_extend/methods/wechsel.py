@@ -60,7 +60,7 @@ class WechselConfig(MethodConfig):
         weighting: ``frequency`` or ``equal``: how the words that contain a token are weighed. Files without counts
             list words by falling frequency, so Zipf's law stands in; a mapping tells nothing, so it weighs equally.
             ``counted`` weighs by frequencies that were counted only.
-        max_words: Only the first so many words of a space count; None for all.
+        max_words: Only the first so many words of a space count, of each language where it tells them; None for all.
         shared: What happens in mode ``replace`` to tokens with letters that both vocabularies spell alike: ``copy``
             their rows, or ``estimate`` them, as the paper does.
         dim: Dimensions of vectors that are trained here.
@@ -72,7 +72,7 @@ class WechselConfig(MethodConfig):
         max_ngram: Longest one; 0 for none.
         buckets: Hash places of the n-grams; each takes `dim` floats of memory while fastText trains.
         threads: fastText's threads. Only 1 gives the same rows at every run.
-        cache: Keep trained vectors for the next call with the same text, tokenizers, options and seed.
+        cache: Keep what was made for the next call with the same text, tokenizers, options and seed.
     """
 
     k: int = 10
@@ -114,7 +114,7 @@ class WechselConfig(MethodConfig):
 
     def piece_options(self) -> PieceOptions:
         """Return how tokens get their vectors."""
-        return PieceOptions(self.pieces, self.weighting, self.max_words)
+        return PieceOptions(self.pieces, self.weighting, self.max_words, self.cache)
 
 
 _CHOICES: dict[str, Iterable[str]] = {
@@ -182,7 +182,8 @@ class Wechsel(InitMethod):
         source, target = self._spaces(context)
         left = piece_vectors(source, context.source_tokenizer, plan.source, options)
         right = piece_vectors(target, context.target_tokenizer, plan.target, options)[plan.new_ids]
-        turn = None if source is target else rotation(context, source, target, self.config.align)
+        align = self.config.align
+        turn = None if source is target else rotation(context, source, target, align, self.config.cache)
         if turn is not None:
             left = (left.astype(np.float64) @ turn).astype(np.float32)
         usable = left.any(1) & np.isin(plan.source.kinds, (TokenKind.NORMAL, TokenKind.BYTE))
@@ -207,15 +208,17 @@ class Wechsel(InitMethod):
         """Read or train the two spaces; one and the same object if both languages are in one."""
         sides = given_sides(context.resources)
         if sides is None:
-            space = read_word_vectors(context.resources.word_vectors, limit=self.config.max_words)
-            return space, space
+            space = read_word_vectors(context.resources.word_vectors, cache=self.config.cache)
+            return space, space  # read whole: in one file, languages may follow one another
         source, target = (self._space(context, side, given) for side, given in zip(SIDES, sides, strict=True))
         return source, target
 
     def _space(self, context: FitContext, side: str, given: Any) -> WordVectors:
         """Read the space of one side, or train it."""
         if given is not None and not isinstance(given, Corpus):
-            return read_word_vectors(given, name=f"the {side} word vectors", limit=self.config.max_words)
+            return read_word_vectors(
+                given, name=f"the {side} word vectors", limit=self.config.max_words, cache=self.config.cache
+            )
         return train_side(context, side, given, self.config.fasttext(), self.config.cache)
 
 

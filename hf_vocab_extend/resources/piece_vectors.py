@@ -11,7 +11,9 @@ import numpy as np
 from ..errors import InvalidOptionError
 from ..plan import MatchKind, VocabPlan
 from ..vocab.canonical import CanonicalVocab, TokenKind
+from .packed_words import number_labels
 from .piece_incidence import piece_incidence
+from .word_filters import first_in_groups
 from .word_vectors import WordVectors
 
 if TYPE_CHECKING:
@@ -25,12 +27,14 @@ class PieceOptions:
     Attributes:
         pieces: A name in :data:`PIECES`.
         weighting: A name in :data:`WEIGHTINGS`: how the words that contain a token are weighed.
-        max_words: Only the first so many words count; None for all.
+        max_words: Only the first so many words count, of each language in a space that tells languages; None for all.
+        cache: Keep which words hold which tokens.
     """
 
     pieces: str = "words"
     weighting: str = "frequency"
     max_words: int | None = None
+    cache: bool = True
 
 
 def _frequencies(space: WordVectors) -> np.ndarray:
@@ -113,7 +117,10 @@ def _by_words(
 
     Each word is cut as it is and with a space in front; a word whose both cuts contain a token counts twice for it.
     """
-    incidence = piece_incidence(space, tokenizer, vocab, variants="two", n_words=options.max_words)
+    count = options.max_words
+    if count is not None and space.languages is not None:
+        space, count = space.select(first_in_groups(number_labels(space.languages)[1], count)), None
+    incidence = piece_incidence(space, tokenizer, vocab, variants="two", cache=options.cache, n_words=count)
     return incidence.mean(space, WEIGHTINGS[options.weighting](space))
 
 

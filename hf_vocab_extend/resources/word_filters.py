@@ -109,6 +109,12 @@ def rank_in_groups(groups: np.ndarray) -> np.ndarray:
     return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
 
 
+def first_in_groups(groups: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of the first so many elements of each group, int64, ascending."""
+    order = np.argsort(groups, kind="stable")
+    return np.sort(order[rank_in_groups(groups[order]) < count])
+
+
 def _most(space: WordVectors) -> str:
     """Say how often the most frequent word occurs."""
     if space.frequencies is None or not space.counted:
