@@ -7,6 +7,7 @@ hook waits for their module, and the classes of the models are made when the fir
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -28,23 +29,31 @@ def install() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Stands aside for every module but one, and steps out of the way when that one is imported."""
+    """Stands aside for every module but one, and steps out of the way when that one has run."""
+
+    def __init__(self) -> None:
+        self._is_asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Find the awaited module as Python would, and let it register us after it has run."""
-        if fullname != _AWAITED:
+        """Let the other finders find the awaited module, and let it register us after it has run."""
+        if fullname != _AWAITED or self._is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        self._is_asking = True  # some only look whether a module is there: so this one stays until it runs
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_asking = False
         loader: Any = spec.loader if spec else None
-        if loader is not None:
+        if hasattr(loader, "exec_module"):
             run = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                _register()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _register()
 
             loader.exec_module = exec_module
         return spec

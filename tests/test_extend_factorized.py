@@ -151,7 +151,8 @@ def test_saved_dense_or_as_factors(tmp_path: Path, tie: str) -> None:
     assert factors.get_input_embeddings().weight.shape[1] == RANK
 
     cards = {name: (tmp_path / name / "README.md").read_text("utf-8") for name in ("dense", "factors")}
-    assert "trust_remote_code=True)" in cards["factors"]
+    for loader in ("AutoTokenizer", "AutoModelForCausalLM"):  # both read config.json, which names the code
+        assert f'{loader}.from_pretrained("factors", trust_remote_code=True)' in cards["factors"]
     assert "trust_remote_code" not in cards["dense"]
     for card in cards.values():
         assert "product of rank 5" in card

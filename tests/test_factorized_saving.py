@@ -240,3 +240,22 @@ def test_a_full_rank_is_not_taken_for_a_dense_table(tmp_path, tied):
     dense = merge_factorized(again)
     assert dense.get_input_embeddings().weight.shape == (V, model.config.hidden_size)
     torch.testing.assert_close(logits(dense, IDS), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_package_registers_beside_other_import_hooks_and_after_a_mere_look():
+    script = """
+import importlib.machinery, importlib.util, sys
+import hf_vocab_extend
+class Tracer:
+    def find_spec(name, path=None, target=None):
+        if name.startswith("transformers.models.auto."):
+            return importlib.machinery.PathFinder.find_spec(name, path)
+sys.meta_path.append(Tracer)
+sys.meta_path.append(sys.meta_path.pop(sys.meta_path.index(importlib.machinery.PathFinder)))
+found = importlib.util.find_spec("transformers.models.auto.configuration_auto")
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+waits = any(type(item).__module__ == "hf_vocab_extend.registration" for item in sys.meta_path)
+print(found is not None, "factorized_vocabulary" in CONFIG_MAPPING, waits)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.split() == ["True", "True", "False"]

@@ -57,7 +57,7 @@ def usage_snippet(
     lines = [
         f"from transformers import {', '.join(sorted(['AutoTokenizer', loader]))}",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{load_name}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{load_name}"{trust})',  # it reads the config, too
         f'model = {loader}.from_pretrained("{load_name}"{trust})',
     ]
     if uses:
