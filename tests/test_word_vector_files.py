@@ -227,6 +227,19 @@ def test_files_longer_than_their_first_line_says_are_told(tmp_path) -> None:
         same(read_word_vectors(tmp_path / "v.bin"), WORDS, vectors())
 
 
+@pytest.mark.parametrize("make", [binary, lambda *given: text(*given).encode()], ids=["binary", "text"])
+def test_a_limit_leaves_the_same_words_whatever_was_read_before(make, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(word_vector_tables, "CACHED_FROM", 0)
+    path = tmp_path / "v"
+    path.write_bytes(make(WORDS, vectors()).replace("\u0928".encode(), b"\xff\xfe\xff"))
+    left, rows = [WORDS[place] for place in (0, 2, 3, 4)], vectors()[[0, 2, 3, 4]]
+    same(read_word_vectors(path, limit=3), left[:2], rows[:2])
+    for _ in range(2):
+        same(read_word_vectors(path), left, rows)
+        same(read_word_vectors(path, limit=3), left[:2], rows[:2])
+        same(read_word_vectors(path, limit=4), left[:3], rows[:3])
+
+
 def test_frequencies_that_are_no_numbers_are_named(tmp_path) -> None:
     given = {"words": np.asarray(WORDS), "vectors": vectors()}
     np.savez(tmp_path / "a.npz", **given, frequencies=np.asarray(["often"] * 5))

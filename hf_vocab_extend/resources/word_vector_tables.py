@@ -59,6 +59,7 @@ class VectorTable:
         positions: See :class:`Block`.
         dim: Number of dimensions.
         keep: Places of the words that did not occur before, int64, ascending; None if no word occurs twice.
+        n_broken: How many words of the file were left out as they are no UTF-8.
     """
 
     words: PackedWords
@@ -66,6 +67,7 @@ class VectorTable:
     positions: np.ndarray | None
     dim: int
     keep: np.ndarray | None
+    n_broken: int = 0
 
 
 def read_table(
@@ -91,12 +93,13 @@ def read_table(
         _write(blocks(), memory, name)
         return _table(np.frombuffer(memory.getbuffer(), np.uint8))
     if use_cache:
-        for key in dict.fromkeys((_key(path, None), _key(path, limit))):
+        own = _key(path, limit)
+        for key in dict.fromkeys((_key(path, None), own)):
             table = _load(cache_folder() / _KIND / f"{key}.safetensors")
-            if table is not None:
+            if table is not None and (key == own or table.n_broken == 0):  # a limit counts words that are left out
                 logger.info("%s is mapped from the cache (%s).", name, key[:16])
                 return _first(table, limit)
-        kept = _store(_key(path, limit), blocks, name)
+        kept = _store(own, blocks, name)
         if kept is not None:
             return kept
     with tempfile.TemporaryFile(prefix="hf_vocab_extend_") as file:
@@ -180,7 +183,7 @@ def _write(blocks: Iterable[Block], file: IO[bytes], name: str) -> None:
             else:
                 positions.append(block.positions)
         _refuse(name, n, n_broken, n_bad, bad)
-        _finish(file, words, np.cumsum(np.concatenate(lengths)), positions, (n, dim))
+        _finish(file, words, np.cumsum(np.concatenate(lengths)), positions, (n, dim), n_broken)
     except OSError as error:
         if isinstance(error, OutputFolderError):
             raise
@@ -207,7 +210,12 @@ def _refuse(name: str, n: int, n_broken: int, n_bad: int, bad: list[bytes]) -> N
 
 
 def _finish(
-    file: IO[bytes], text: bytearray, offsets: np.ndarray, positions: list[np.ndarray], shape: tuple[int, int]
+    file: IO[bytes],
+    text: bytearray,
+    offsets: np.ndarray,
+    positions: list[np.ndarray],
+    shape: tuple[int, int],
+    n_broken: int,
 ) -> None:
     """Write what follows the vectors, and the header over the place kept for it."""
     raw = np.frombuffer(bytes(text), np.uint8)
@@ -218,7 +226,8 @@ def _finish(
     if len(again):
         arrays["keep"] = np.delete(np.arange(shape[0]), again)
     end = 0 if positions else shape[0] * shape[1] * 4
-    header: dict[str, object] = {"__metadata__": {"version": str(_VERSION), "dim": str(shape[1])}}
+    metadata = {"version": str(_VERSION), "dim": str(shape[1]), "broken": str(n_broken)}
+    header: dict[str, object] = {"__metadata__": metadata}
     if not positions:
         header["vectors"] = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, end]}
     for name, array in [*arrays.items(), ("words", raw)]:
@@ -263,7 +272,8 @@ def _table(raw: np.ndarray) -> VectorTable:
         )
     offsets = np.array(arrays["offsets"])
     words = PackedWords(arrays["words"], offsets[:-1], offsets[1:])
-    return VectorTable(words, arrays.get("vectors"), arrays.get("positions"), int(metadata["dim"]), arrays.get("keep"))
+    dim, n_broken = int(metadata["dim"]), int(metadata["broken"])
+    return VectorTable(words, arrays.get("vectors"), arrays.get("positions"), dim, arrays.get("keep"), n_broken)
 
 
 def _first(table: VectorTable, limit: int | None) -> VectorTable:
