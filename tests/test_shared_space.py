@@ -138,6 +138,11 @@ def test_a_dictionary_joins_parallel_text_or_stands_alone() -> None:
         find({"build": "pairs", "dim": 4}, parallel=pairs, dictionary=words)
 
 
+def test_languages_choose_among_those_of_word_vectors_alone() -> None:
+    with pytest.warns(VocabExtendWarning, match="source_languages .* leave them out"):
+        check_space(Resources(parallel=[("a", "b")]), SpaceConfig(target_languages="swa"))
+
+
 FREQUENT = ("na", "ya", "wa", "kwa", "za", "ni", "katika", "la", "cha")
 
 

@@ -172,6 +172,13 @@ def check_space(resources: Resources, config: SpaceConfig) -> None:
                 VocabExtendWarning,
                 stacklevel=4,
             )
+        if config.source_languages or config.target_languages:
+            warnings.warn(
+                "source_languages and target_languages choose among the languages of word_vectors=, and there are "
+                "none. A space that is built here has the two languages of what it is built from; leave them out.",
+                VocabExtendWarning,
+                stacklevel=4,
+            )
         return
     check_sides(resources, config.align)
 

@@ -84,8 +84,9 @@ def _frequent(space: WordVectors, least: float) -> np.ndarray:
         raise InvalidOptionError(f"min_frequency is {least}. It must not be negative.")
     if space.frequencies is None or not space.counted:
         raise InvalidOptionError(
-            f"min_frequency is {least}, and {space.name} does not tell how often its words occur. Use max_words, or "
-            "bring counts: a fastText .bin, gensim KeyedVectors, or an .npz with the array 'frequencies'."
+            f"min_frequency is {least}, and {space.name} does not tell how often its words occur. Limit the number "
+            "of words instead, or bring counts: a fastText .bin, gensim KeyedVectors, or an .npz with the array "
+            "'frequencies'."
         )
     return space.frequencies >= least
 
