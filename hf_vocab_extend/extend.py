@@ -15,7 +15,7 @@ import torch
 
 from . import __version__
 from ._logging import get_logger
-from .low_rank_tables import plan_low_rank
+from .low_rank_tables import as_long_as_their_products, plan_low_rank
 from .mapping import TokenMapping
 from .methods.base import FitContext, InitMethod, MethodConfig, Resources
 from .methods.overrides import Sources, resolve_sources
@@ -161,7 +161,13 @@ def extend_vocabulary(
     with Journal() as journal:  # what fails from here on takes back every write
         with clock.step("apply"):
             apply_rows(
-                model, sites, plan, rows, pad_row=rows.pad_row, pad_to_multiple_of=pad_to_multiple_of, journal=journal
+                model,
+                sites,
+                plan,
+                as_long_as_their_products(rows),
+                pad_row=rows.pad_row,
+                pad_to_multiple_of=pad_to_multiple_of,
+                journal=journal,
             )
             notes = context.notes + _notes(measured, mapping, chosen, token_vectors is not None)
             notes += remap_token_ids(model, plan, target_tokenizer, journal=journal)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
+from .modeling.factorized import is_factorized
 from .surgery.factorize import factorize_embeddings, source_bases
 from .surgery.journal import Journal
 from .surgery.low_rank import Basis, resolve_rank
@@ -12,6 +15,12 @@ from .surgery.sites import Sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from .rows import NewRows
+    from .surgery.apply import NewRows as PlacedRows
+    from .surgery.sites import Site
+
+_ROWS_PER_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -57,3 +66,33 @@ def plan_low_rank(model: PreTrainedModel, sites: Sites, factorize: int | float |
         return LowRank()
     bases = source_bases(model, sites, factorize)
     return LowRank(factorize, resolve_rank(factorize, bases[sites.input.name]), bases)
+
+
+def as_long_as_their_products(rows: NewRows) -> PlacedRows:
+    """Let rows that shall be as long as their sources be so in the model, also where the table is a factor `F`.
+
+    A model that is factorised already gets rows of `F`; what it computes with is `F P`, and `P` changes lengths.
+    """
+    matched = rows.mixture.norm_matched
+    if matched is None:
+        return rows
+    sums = replace(rows.mixture, norm_matched=None)
+
+    def place(table: torch.Tensor, site: Site) -> torch.Tensor:
+        made = rows(table, site)
+        alias = site.aliases[0]
+        if not is_factorized(alias.module) or alias.attribute != "weight":
+            return made
+        projection = alias.module.get_parameter("projection").detach().float()
+        gram = projection @ projection.T
+        wanted, found = sums.rows(_lengths(table.detach(), gram)), _lengths(made, gram)
+        chosen = torch.from_numpy(matched).to(made.device)[:, None] & (wanted > 0) & (found > 0)
+        return made * torch.where(chosen, wanted / found, 1.0)
+
+    return place
+
+
+def _lengths(factor: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Return the lengths of the rows of `F P`, float32, shape `(V, 1)`, from `P P^T`."""
+    parts = [((block.float() @ gram) * block.float()).sum(1, keepdim=True) for block in factor.split(_ROWS_PER_BLOCK)]
+    return torch.cat(parts).clamp(min=0).sqrt()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from hf_vocab_extend import extend_vocabulary
+from hf_vocab_extend import extend_vocabulary, factorize_embeddings, merge_factorized
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError
+from hf_vocab_extend.methods.base import FitContext, InitMethod
+from hf_vocab_extend.methods.mixture import Mixture
 from hf_vocab_extend.surgery.factorize import is_factorized_model, saved_form
 
 from .factories import tokenizer
@@ -117,6 +121,33 @@ def test_a_factorised_model_can_be_extended_again_but_not_factorised_again() -> 
     assert table.weight.shape == (max(again.tokenizer.get_vocab().values()) + 1, RANK)
     assert len(table.weight) > n_rows
     torch.testing.assert_close(forward(again.model, ids)[..., :n_rows], expected, atol=1e-5, rtol=1e-4)
+
+
+class LongMeans(InitMethod):
+    """Every new row is the mean of a few source rows, as long as those are on average."""
+
+    name = "long_means"
+    summary = "A test."
+
+    def fit(self, context: FitContext) -> Mixture:
+        """Return the mixture."""
+        n_new = len(context.plan.new_ids)
+        entries = [[((7 * row + step) % 90 + 5, 0.25) for step in (0, 11, 23, 31)] for row in range(n_new)]
+        return replace(Mixture.from_lists(entries, n_source=context.n_source), norm_matched=np.ones(n_new, bool))
+
+
+@pytest.mark.parametrize("tie", ["tied", "untied"])
+def test_rows_of_a_factorised_model_get_their_lengths_in_the_model(tie: str) -> None:
+    """Rows of `F` are as long as those of `F P` only if `P` is a rotation."""
+    product = factorize_embeddings(make_model("gpt2", tie == "tied"), RANK, scaling="published")
+    dense = merge_factorized(copy.deepcopy(product))
+    for model in (product, dense):
+        extend_vocabulary(model, replacement("gpt2"), LongMeans(), tokenizer=tokenizer("gpt2"))
+    ids = torch.arange(3, 40)[None]
+    torch.testing.assert_close(forward(product, ids), forward(dense, ids), atol=1e-5, rtol=1e-4)
+    merge_factorized(product)
+    for own, other in zip(product.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
 
 
 def state_of(model: PreTrainedModel) -> dict[str, tuple[int, torch.Tensor]]:
