@@ -207,9 +207,11 @@ def test_logits_at_labels_only_give_the_same_loss_and_gradients(name, factorised
     assert model(input_ids=IDS, labels=labels).logits.shape == (2, 8, V)
 
 
-def test_logits_at_labels_only_is_for_masked_models():
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_logits_at_labels_only_is_for_masked_models(name):
+    """BART's class is among those of masked models, but its decoder reads the labels, shifted."""
     with pytest.raises(UnsupportedModelError, match="no masked language model"):
-        masked_positions_only(_factorised("llama"))
+        masked_positions_only(_factorised(name))
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

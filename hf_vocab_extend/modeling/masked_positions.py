@@ -37,7 +37,8 @@ def masked_positions_only(model: PreTrainedModel, wanted: bool = True) -> PreTra
     if not wanted:
         return model
     head: Any = model.get_output_embeddings()
-    if type(model).__name__ not in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() or head is None:
+    is_masked = type(model).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    if not is_masked or head is None or getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"A {type(model).__name__} is no masked language model: it needs logits at every position. Leave "
             "masked_positions_only out."
@@ -58,7 +59,7 @@ def _drop_unlabelled(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def _select_labelled(head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Leave the states that have a label."""
     places = vars(head).pop("_labelled", None)
-    return args if places is None else (args[0][places], *args[1:])
+    return args if places is None else (args[0][places.to(args[0].device)], *args[1:])
 
 
 __all__ = ["masked_positions_only"]
