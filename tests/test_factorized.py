@@ -134,7 +134,7 @@ def test_a_layer_that_looks_up_by_itself_is_refused():
 @pytest.mark.parametrize("rank", [0, -1, 17, 98, 2.5, True, "7"])
 def test_ranks_out_of_range_are_refused_with_the_limits(rank):
     model = build("bert", V)
-    with pytest.raises((InvalidOptionError, TypeError), match="rank|not supported"):
+    with pytest.raises(InvalidOptionError, match=r"The rank is .* whole ranks from 1 to 16\."):
         factorize_embeddings(model, rank)
     assert not factorized_modules(model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +88,7 @@ def test_rank_by_explained_share() -> None:
         4,
     ]
     assert basis.explained(2) == pytest.approx(20 / 22, abs=1e-6)
+    assert resolve_rank(np.float32(0.9), basis) == resolve_rank(np.int64(2), basis) == 2
     assert choose_rank(table, 0.9) == resolve_rank(0.9, basis) == resolve_rank(2, basis) == 2
     with pytest.raises(InvalidOptionError, match="whole ranks from 1 to 4"):
         resolve_rank(5, basis)

@@ -21,7 +21,7 @@ from ..modeling import factorized
 from ..modeling.factorized import merge_tables, register
 from .checks import check_model
 from .journal import Journal
-from .low_rank import SCALINGS, Basis, Factors, check_rank, factorize_table, principal_basis, resolve_rank
+from .low_rank import SCALINGS, Basis, Factors, check_rank, factorize_table, is_share, principal_basis, resolve_rank
 from .sites import Alias, Site, Sites, find_sites
 from .table_uses import check_uses
 from .ties import make_flag_truthful
@@ -110,7 +110,7 @@ def source_bases(model: PreTrainedModel, sites: Sites, rank: int | float) -> dic
     _check_options(model, "balanced")
     tables = _tables(model, sites)
     for site in tables:
-        if not (isinstance(rank, float) and rank < 1):
+        if not is_share(rank):
             check_rank(rank, *site.table().shape)
     check_uses(model, tables)
     bases = {site.name: principal_basis(site.table()) for site in tables}
@@ -211,7 +211,7 @@ def _is_plain_layer(site: Site, alias: Alias) -> bool:
 def _plan(site: Site, rank: int | float, scaling: str, bases: Mapping[str, Basis]) -> _Step:
     """Compute the factors of one storage."""
     table = site.table()
-    if not (isinstance(rank, float) and rank < 1):
+    if not is_share(rank):
         check_rank(rank, *table.shape)
     basis = bases.get(site.name) or principal_basis(table)
     factors = factorize_table(table, resolve_rank(rank, basis), scaling=scaling, basis=basis)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -133,10 +133,15 @@ def resolve_rank(rank: int | float, basis: Basis) -> int:
     Raises:
         InvalidOptionError: If the table cannot have that rank, or the share is out of range.
     """
-    if isinstance(rank, float) and rank < 1:
+    if is_share(rank):
         return basis.rank_for(rank)
     check_rank(rank, basis.n_rows, len(basis.values))
     return int(rank)
+
+
+def is_share(rank: int | float) -> bool:
+    """Whether a rank is given as the share of the squared norm that it shall keep."""
+    return isinstance(rank, Real) and not isinstance(rank, Integral) and float(rank) < 1
 
 
 def check_rank(rank: int | float, n_rows: int, width: int) -> None:
