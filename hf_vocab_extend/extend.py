@@ -15,7 +15,7 @@ import torch
 
 from . import __version__
 from ._logging import get_logger
-from .low_rank_tables import as_long_as_their_products, plan_low_rank
+from .low_rank_tables import as_long_as_their_products, plan_low_rank, rank_of
 from .mapping import TokenMapping
 from .methods.base import FitContext, InitMethod, MethodConfig, Resources
 from .methods.overrides import Sources, resolve_sources
@@ -178,7 +178,7 @@ def extend_vocabulary(
             seed=seed,
             languages=(languages,) if isinstance(languages, str) else tuple(languages),
             notes=tuple(notes),
-            factorized_rank=low_rank.rank,
+            factorized_rank=low_rank.rank or rank_of(model),
             seconds_by_step=clock.seconds,
             **_choice(chosen, reason),
             **_origin(model, source_tokenizer, new_tokenizer),

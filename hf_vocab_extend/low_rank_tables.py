@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from .errors import VocabExtendWarning
 from .modeling.factorized import is_factorized
 from .surgery.factorize import factorize_embeddings, source_bases
 from .surgery.journal import Journal
@@ -47,6 +49,13 @@ class LowRank:
         after = sum(
             site.tensor.numel() + site.aliases[0].module.get_parameter("projection").numel() for site in tables
         )
+        if after >= before:
+            warnings.warn(
+                f"At rank {self.rank} the factors hold {after:,} numbers and the dense tables {before:,}: nothing is "
+                "saved. Choose a smaller rank, or leave factorize out.",
+                VocabExtendWarning,
+                stacklevel=3,
+            )
         kept = [self.bases[site.name].explained(site.tensor.shape[1]) for site in tables]
         shares = " and ".join(f"{share:.1%}" for share in kept)
         return [
@@ -66,6 +75,12 @@ def plan_low_rank(model: PreTrainedModel, sites: Sites, factorize: int | float |
         return LowRank()
     bases = source_bases(model, sites, factorize)
     return LowRank(factorize, resolve_rank(factorize, bases[sites.input.name]), bases)
+
+
+def rank_of(model: PreTrainedModel) -> int | None:
+    """Return the rank of a model's input table, None if it is dense."""
+    table = model.get_input_embeddings()
+    return min(table.get_parameter("projection").shape) if is_factorized(table) else None
 
 
 def as_long_as_their_products(rows: NewRows) -> PlacedRows:

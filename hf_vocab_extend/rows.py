@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .methods.overrides import Entries
     from .surgery.sites import Site
 
+_BIASES = frozenset({"bias", "logits_bias"})
 FALLBACKS = ("subword", "mean", "normal")
 _ROWS_PER_BLOCK = 16_384  # bounds the float64 copy that a mean needs
 
@@ -43,7 +44,7 @@ class NewRows:
         """Return the rows of one table.
 
         Args:
-            table: Source table, shape `(n_source, width)`; a bias has width 1.
+            table: Source table, shape `(n_source, width)`.
             site: Where the table sits; biases take the mean instead of numbers that were made for vectors.
 
         Returns:
@@ -54,7 +55,7 @@ class NewRows:
             chosen = torch.from_numpy(np.flatnonzero(self.kinds == kind)).to(table.device)
             if len(chosen) == 0:
                 continue
-            if table.shape[1] == 1:
+            if site.role in _BIASES:
                 rows[chosen] = self.pad_row(table, site)
             else:
                 rows[chosen] = source.rows(table)[chosen].to(rows)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hf_vocab_extend import extend_vocabulary, factorize_embeddings, merge_factorized
 from hf_vocab_extend.cli.main import main
-from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError
+from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError, VocabExtendWarning
 from hf_vocab_extend.methods.base import FitContext, InitMethod
 from hf_vocab_extend.methods.mixture import Mixture
 from hf_vocab_extend.surgery.factorize import is_factorized_model, saved_form
@@ -25,6 +25,7 @@ from .test_invariants import FAMILIES, WIDTH, forward, grown, head_is_tied, make
 RANK = 5
 
 
+@pytest.mark.filterwarnings("ignore:At rank 16 the factors hold")
 @pytest.mark.parametrize("mode", ["extend", "replace"])
 @pytest.mark.parametrize("tie", ["tied", "untied"])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "clip"])
@@ -121,6 +122,20 @@ def test_a_factorised_model_can_be_extended_again_but_not_factorised_again() -> 
     assert table.weight.shape == (max(again.tokenizer.get_vocab().values()) + 1, RANK)
     assert len(table.weight) > n_rows
     torch.testing.assert_close(forward(again.model, ids)[..., :n_rows], expected, atol=1e-5, rtol=1e-4)
+    assert again.report.factorized_rank == RANK
+
+
+def test_random_rows_of_rank_one_differ() -> None:
+    """A factor of one column is no bias: its random rows are drawn, not set to the mean."""
+    _, extension, target = run("gpt2", "subword", True, "extend", factorize=1)
+    again = extend_vocabulary(extension.model, replacement("gpt2"), "normal", tokenizer=target)
+    rows = again.model.get_input_embeddings().weight[-20:, 0]
+    assert len(rows.unique()) > 15
+
+
+def test_a_product_larger_than_the_table_is_told() -> None:
+    with pytest.warns(VocabExtendWarning, match="nothing is saved"):
+        run("gpt2", "subword", True, "extend", factorize=WIDTH)
 
 
 class LongMeans(InitMethod):

@@ -165,7 +165,8 @@ class InitMethod(ABC):
         given = resources.given()
         if not self.needs or any(option <= given for option in self.needs):
             return
-        wanted = " or ".join(" with ".join(f"{name}=" for name in sorted(option)) for option in self.needs)
+        least = [option for option in self.needs if not any(other < option for other in self.needs)]
+        wanted = " or ".join(" with ".join(f"{name}=" for name in sorted(option)) for option in least)
         raise MissingResourceError(
             f"Method '{self.name}' needs {wanted}, and it was not given. "
             "The methods 'subword', 'mean' and 'normal' need nothing."
