@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +121,7 @@ def test_a_large_bag_is_cut_at_random_and_not_at_its_head() -> None:
 def test_networks_do_not_depend_on_what_shares_a_batch(name: str) -> None:
     """Nor, but for the recurrent one, on the order of the words."""
     bags = fitted().source.select(np.arange(40))
-    config = HyperOfaConfig(network=name, **SMALL)
+    config = HyperOfaConfig(**{**SMALL, "network": name})
     torch.manual_seed(0)
     network = config.make_network(bags.table.shape[1], 3, 5).eval()
     scales = find_scales(bags, with_features=True, unit=True)
@@ -487,9 +490,13 @@ torch.save(found, os.path.join(sys.argv[2], os.environ["RANK"] + ".pt"))
 def test_two_processes_train_one_network(tmp_path) -> None:
     script = tmp_path / "run.py"
     script.write_text(_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     command += [str(script), str(tmp_path / "net"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert torch.equal(one, two)
