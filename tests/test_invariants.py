@@ -33,6 +33,7 @@ from transformers import (
 from hf_vocab_extend import extend_tokenizer, extend_vocabulary
 from hf_vocab_extend.mapping import RowKind
 from hf_vocab_extend.methods.focus import FocusConfig
+from hf_vocab_extend.methods.hyperofa import HyperOfaConfig
 from hf_vocab_extend.vocab.backend import read_json, rebuild
 
 from .factories import TOKENIZERS, english, sample_pairs, swahili, tokenizer
@@ -93,7 +94,7 @@ BUILDERS = {
     "bert-cased": _bert(BertConfig, BertForMaskedLM),
     "clip": _clip,
 }
-METHODS = ("mean", "normal", "subword", "focus", "wechsel", "ofa", "trans_tokenization")
+METHODS = ("mean", "normal", "subword", "focus", "wechsel", "ofa", "hyperofa", "trans_tokenization")
 FAMILIES = tuple(TOKENIZERS)
 
 
@@ -133,6 +134,7 @@ ARGUMENTS = {
     "focus": lambda target: {"method": FocusConfig(), "token_vectors": _random_vectors(sorted(target.get_vocab()))},
     "wechsel": _words,
     "ofa": _words,
+    "hyperofa": lambda target: {"method": HyperOfaConfig(network="none"), **_words(target)},
     "trans_tokenization": lambda target: {"parallel": sample_pairs()[:150]},
 }
 """What a method needs, small: ready vectors and few pairs keep the grid quick."""
