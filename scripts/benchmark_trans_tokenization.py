@@ -24,10 +24,6 @@ from workers import HEADER, Runner
 LANGUAGES = ["deu_Latn", "fin_Latn", "hin_Deva", "swh_Latn"]
 
 
-
-
-
-
 def report_equality(runner: Runner, folder: Path, data: Path, family: str, language: str, pairs: int) -> None:
     """Compare the weights of every target token on equal counts."""
     make_text(folder, data, [language], pairs, family, 8_000)
