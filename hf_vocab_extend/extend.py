@@ -21,6 +21,7 @@ from .methods.base import FitContext, InitMethod, MethodConfig, Resources
 from .methods.overrides import Sources, resolve_sources
 from .plan import Mode, VocabPlan, build_plan
 from .prepare import (
+    ROWS_IN_USE,
     check_belongs,
     check_loaded,
     check_options,
@@ -32,6 +33,7 @@ from .prepare import (
     highest_id,
     hub_name,
     public_name,
+    warn_of_earlier_rows,
 )
 from .report import ExtensionReport
 from .resources.corpus import Corpus, open_corpus
@@ -142,6 +144,7 @@ def extend_vocabulary(
     with clock.step("plan"):
         sites = find_sites(model, highest_id(source_tokenizer) + 1)
         check_belongs(model, source_tokenizer, sites.n_rows)
+        warn_of_earlier_rows(model, source_tokenizer, mode)
         target_tokenizer = find_target_tokenizer(source_tokenizer, new_tokenizer, mode)
         plan = build_plan(source_tokenizer, target_tokenizer, mode)
         overrides = resolve_sources(sources or {}, source_tokenizer, plan.source, plan.target)
@@ -172,6 +175,7 @@ def extend_vocabulary(
             notes = context.notes + _notes(measured, mapping, chosen, token_vectors is not None)
             notes += remap_token_ids(model, plan, target_tokenizer, journal=journal)
             notes += low_rank.apply(model, sites, journal)
+        journal.set_attribute(model, ROWS_IN_USE, plan.n_target)
         report = ExtensionReport(
             mode=mode,
             fallback=fallback,

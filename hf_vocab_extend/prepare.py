@@ -30,6 +30,9 @@ def _has_one_space(resources: Resources) -> bool:
     return resources.word_vectors is not None and split_sides(resources.word_vectors) is None
 
 
+ROWS_IN_USE = "_vocab_extend_rows_in_use"
+"""Attribute of a model in memory: number of ids that an extension gave rows to."""
+
 AUTO: tuple[tuple[str, Callable[[Resources], bool], str], ...] = (
     ("trans_tokenization", lambda resources: resources.parallel is not None, "parallel text was given"),
     ("ofa", _has_one_space, "word vectors of one space were given"),
@@ -77,6 +80,22 @@ def check_loaded(model: object, new_tokenizer: object) -> None:
     for what, value, loader in (("model", model, "AutoModel"), ("new_tokenizer", new_tokenizer, "AutoTokenizer")):
         if isinstance(value, str | Path):
             raise InvalidOptionError(f"{what} is the name '{value}'. Load it first: {loader}.from_pretrained(...).")
+
+
+def warn_of_earlier_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mode: str) -> None:
+    """Warn if the model was extended in this process and the source tokenizer is older than that.
+
+    Its rows beyond that tokenizer would be taken for padding and given to other tokens.
+    """
+    in_use, known = getattr(model, ROWS_IN_USE, 0), highest_id(tokenizer) + 1
+    if mode == "extend" and in_use > known:
+        warnings.warn(
+            f"The model was extended to {in_use} tokens before, and the source tokenizer has {known}: the rows of the "
+            f"other {in_use - known} are taken for padding and written over. To add to them pass "
+            "tokenizer=extension.tokenizer; to start anew load the model again.",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
 
 
 def check_options(mode: str, fallback: str, pad_to_multiple_of: int | None, seed: int) -> None:

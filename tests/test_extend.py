@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_vocab_extend import errors, extend_tokenizer, extend_vocabulary, list_methods, register_method
+from hf_vocab_extend.errors import VocabExtendWarning
 from hf_vocab_extend.mapping import RowKind, TokenMapping
 from hf_vocab_extend.methods import METHODS, resolve_method
 from hf_vocab_extend.methods.base import FitContext, InitMethod, Resources
@@ -57,6 +58,16 @@ def test_auto_says_what_it_chose_and_why() -> None:
     extension = extend(method="auto", token_vectors=vectors)
     assert extension.report.method == "focus"
     assert "token vectors" in extension.report.method_reason
+
+
+def test_extending_again_by_the_old_tokenizer_warns_of_the_rows_that_it_overwrites() -> None:
+    model = make_model(NAME, True)
+    first = extend(model)
+    with pytest.warns(VocabExtendWarning, match="taken for padding and written over"):
+        extend(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extend(model, tokenizer=first.tokenizer)
 
 
 def test_a_tokenizer_that_did_not_grow_from_the_source_is_merged_in() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from ..errors import InvalidOptionError
@@ -28,7 +28,10 @@ SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "factorized", "license"
 
 def rank_or_share(text: str) -> int | float:
     """Read a whole number as a rank, and another as a share."""
-    return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
+    try:
+        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is neither a whole rank nor a share below 1") from None
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .._logging import get_logger
+from .._optional import require
 from ..errors import InvalidTableError
 from ..resources.piece_incidence import piece_incidence
 from ..vocab.canonical import TokenKind
@@ -48,9 +49,12 @@ class HyperOfa(InitMethod):
 
         Raises:
             MissingResourceError: It names the missing arguments.
+            MissingDependencyError: If a network is to be trained and accelerate is not installed.
         """
         super().check_resources(resources)
         check_space(resources, self.config)
+        if self.config.network != "none":
+            require("accelerate", "hyperofa", ' To do without, choose network="none".')
 
     def fit(self, context: FitContext) -> HyperRows:
         """Cover every new token that a word holds.

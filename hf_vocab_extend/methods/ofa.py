@@ -144,8 +144,9 @@ class Ofa(InitMethod):
         usable &= context.trained[: plan.n_source]
         pool = np.flatnonzero(usable)
         found = int(right.any(1).sum())
-        self._check(space.source, plan.source, "source", len(pool), int(context.trained.sum()))
-        self._check(space.target, plan.target, "target", found, len(plan.new_ids))
+        trained = np.flatnonzero(context.trained[: plan.n_source])
+        self._check(space.source, plan.source, "source", len(pool), trained)
+        self._check(space.target, plan.target, "target", found, plan.new_ids)
         summary = f"{found} of {len(right)} new tokens are mixtures of {len(pool)} source tokens with a vector"
         logger.info("OFA: %s", summary)
         context.notes.append(f"OFA: {summary}, in a space of {len(space.target)} words ({space.target.name}).")
@@ -165,14 +166,15 @@ class Ofa(InitMethod):
         incidence = piece_incidence(space, tokenizer, vocab, variants=config.variants, cache=config.cache)
         return incidence.select(ids).mean(space, WEIGHTINGS[config.weighting](space), config.counts)
 
-    def _check(self, space: WordVectors, vocab: CanonicalVocab, side: str, found: int, count: int) -> None:
+    def _check(self, space: WordVectors, vocab: CanonicalVocab, side: str, found: int, ids: np.ndarray) -> None:
         """Raise if no token of a side has a vector, and warn if few have."""
+        count = len(ids)
         if count == 0 or found >= max(1, _FEW[side] * count):
             return
         kind = {"source": "trained source", "target": "new"}[side]
         message = (
             f"{f'Only {found}' if found else 'None'} of the {count} {kind} tokens occur in the {len(space)} words of "
-            f"{space.name}. {likely_cause(space, vocab)}"
+            f"{space.name}. {likely_cause(space, vocab, ids)}"
         )
         if found == 0:
             raise InvalidTableError(message)

@@ -19,19 +19,21 @@ _PREFIXED = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?[:/].")
 _MARKS = ("\u2581", "\u0120", "##", "$")
 
 
-def likely_cause(space: WordVectors, vocab: CanonicalVocab) -> str:
+def likely_cause(space: WordVectors, vocab: CanonicalVocab, ids: np.ndarray | None = None) -> str:
     """Say in one or two sentences why words and tokens may not meet, by their looks.
 
     Args:
         space: The words.
         vocab: The vocabulary whose tokens they should hold.
+        ids: Which of its tokens; by default all.
 
     Returns:
         The first of these that holds for most words: keys with a language code in front, marks of word edges, capital
         letters where the tokens have none, letters of another script; else a plain guess with examples of both.
     """
     words = _spread(space.words, len(space))
-    plain = np.flatnonzero(np.isin(vocab.kinds, (TokenKind.NORMAL, TokenKind.BYTE)))
+    ids = np.arange(len(vocab)) if ids is None else ids
+    plain = ids[np.isin(vocab.kinds[ids], (TokenKind.NORMAL, TokenKind.BYTE))]
     texts = [(vocab.text(int(index)) or "").strip() for index in _spread(plain, len(plain))]
     tokens = [text for text in texts if len(text) > 1] or [text for text in texts if text]
     shown = ", ".join(map(repr, words[:_EXAMPLES]))

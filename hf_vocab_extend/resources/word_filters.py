@@ -60,8 +60,8 @@ def _of_languages(space: WordVectors, wanted: list[str]) -> np.ndarray:
         raise InvalidOptionError("languages is empty. Name at least one, or give None for all.")
     if space.languages is None:
         raise InvalidOptionError(
-            f"languages asks for {', '.join(map(repr, wanted))}, and nothing tells the language of the words of "
-            f"{space.name}. Give keys with a prefix ('eng:house'), or one file for each language: a folder, or "
+            f"The words of {', '.join(map(repr, wanted))} are asked for, and nothing tells the language of the words "
+            f"of {space.name}. Give keys with a prefix ('eng:house'), or one file for each language: a folder, or "
             "{'eng': file, ...}."
         )
     known, numbers = number_labels(space.languages)
@@ -72,7 +72,7 @@ def _of_languages(space: WordVectors, wanted: list[str]) -> np.ndarray:
         more = f" and {len(known) - _LISTED} others" if len(known) > _LISTED else ""
         hint = f" Is {' or '.join(map(repr, dict.fromkeys(close)))} meant?" if close else ""
         raise InvalidOptionError(
-            f"languages asks for {', '.join(map(repr, missing))}, and {space.name} has no word of it. "
+            f"The words of {', '.join(map(repr, missing))} are asked for, and {space.name} has no word of it. "
             f"It has {len(known)}: {listed}{more}.{hint}"
         )
     return np.isin(np.asarray(known), wanted)[numbers]

@@ -43,7 +43,7 @@ def read_vector_file(path: Path, limit: int | None = None, *, cache: bool = True
         MissingDependencyError: If it is a quantised fastText model and fastText is not installed.
     """
     if not path.is_file():
-        raise InvalidTableError(f"There is no file '{path}' of word vectors. Give an existing file.")
+        raise InvalidTableError(f"There is no file or folder '{path}' of word vectors. Give an existing one.")
     with path.open("rb") as file:
         head = file.read(8)
     for magic, read in _READERS.items():
