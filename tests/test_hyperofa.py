@@ -464,6 +464,14 @@ def test_words_are_needed() -> None:
         extend_vocabulary(model, replacement("gpt2"), "hyperofa", tokenizer=tokenizer("bert-cased"))
 
 
+def test_the_report_is_told_how_many_tokens_are_predicted_and_from_how_many() -> None:
+    context = make_context(resources=Resources(word_vectors=space(WORDS, 3)), seed=0)
+    rows = HyperOfa(HyperOfaConfig(**SMALL)).fit(context)
+    (note,) = context.notes
+    assert f"{rows.covered.sum()} of {len(rows.covered)} new tokens" in note
+    assert f"from {len(rows.known)} source tokens" in note
+
+
 def test_published_settings() -> None:
     config = HyperOfaConfig.package("setformer", train_epochs=1)
     assert (config.network, config.loss, config.loss_space, config.base) == ("setformer", "published", "F", "mean")

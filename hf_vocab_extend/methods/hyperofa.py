@@ -82,6 +82,10 @@ class HyperOfa(InitMethod):
         source = make_bags(space.source, left, plan.source, known)
         target = make_bags(space.target, right, plan.target, plan.new_ids[covered])
         logger.info("HyperOFA: %d of %d new tokens from %d source tokens", covered.sum(), len(covered), len(known))
+        context.notes.append(
+            f"HyperOFA: {int(covered.sum())} of {len(covered)} new tokens occur in words of {space.target.name} and "
+            f"are predicted from {len(known)} source tokens; network: {config.network}."
+        )
         seed = int(torch.randint(2**62, (1,), generator=context.generator))
         rank = config.rank if config.rank is not None else context.rank
         shelf = None if config.folder is None else Shelf.open(config.folder, source.fingerprint(), rank)
