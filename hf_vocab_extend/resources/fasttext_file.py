@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from ..errors import InvalidTableError
-from .packed_words import PackedWords
+from .packed_words import PackedWords, is_utf8
 from .word_vectors import WordVectors
 
 FASTTEXT_MAGIC = struct.pack("<i", 793712314)
@@ -229,7 +229,7 @@ class _FileRows:
 
 def fasttext_space(model: FastTextFile, name: str) -> WordVectors:
     """Return the space of a model; words that are no valid UTF-8, and fastText's line end, are left out."""
-    keep = [place for place, word in enumerate(model.words) if word and word != _END_OF_LINE and _is_utf8(word)]
+    keep = [place for place, word in enumerate(model.words) if word and word != _END_OF_LINE and is_utf8(word)]
     own = np.asarray(keep, np.int64)
 
     def compose(texts: Sequence[str]) -> np.ndarray:
@@ -241,12 +241,3 @@ def fasttext_space(model: FastTextFile, name: str) -> WordVectors:
 
     words = PackedWords.of([model.words[place] for place in keep])
     return WordVectors(words, _FileRows(model, own), model.counts[own].astype(np.float64), name, compose)
-
-
-def _is_utf8(word: bytes) -> bool:
-    """Whether bytes are UTF-8."""
-    try:
-        word.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -76,6 +76,15 @@ class PackedWords(Sequence[str]):
         return PackedWords(self.text, self.starts[places], self.ends[places])
 
 
+def is_utf8(word: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        word.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def repeated_places(words: Sequence[str], groups: np.ndarray | None = None) -> np.ndarray:
     """Return the places of the words that occurred before, int64, ascending.
 

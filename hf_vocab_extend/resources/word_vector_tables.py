@@ -18,7 +18,7 @@ import numpy as np
 from .._logging import get_logger
 from ..errors import InvalidTableError, OutputFolderError
 from .cache import ENVIRONMENT, cache_folder, content_key
-from .packed_words import PackedWords, repeated_places
+from .packed_words import PackedWords, is_utf8, repeated_places
 
 logger = get_logger(__name__)
 
@@ -291,16 +291,7 @@ def _decodable(words: list[bytes]) -> list[int] | range:
         b"\n".join(words).decode("utf-8")
         return range(len(words))
     except UnicodeDecodeError:
-        return [place for place, word in enumerate(words) if _is_utf8(word)]
-
-
-def _is_utf8(word: bytes) -> bool:
-    """Whether bytes are UTF-8."""
-    try:
-        word.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+        return [place for place, word in enumerate(words) if is_utf8(word)]
 
 
 def _part(block: Block, places: list[int] | range) -> Block:
