@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .._logging import get_logger
-from ..errors import CorpusError, InvalidOptionError, MissingResourceError, OutputFolderError
+from ..errors import CorpusError, InvalidOptionError, MissingResourceError
 from ..vocab.canonical import canonicalise
 from . import cache
 from .alignment.bitext import Bitext, read_bitext
@@ -194,7 +194,8 @@ def bilingual_space(
     arrays = _load(key)
     if arrays is None:
         arrays = _build(given, options, seed, use_cache)
-        _store(key, arrays)
+        if key is not None:
+            cache.keep(CACHE_KIND, key, arrays)
     source, target = (_space(arrays, side, given.name) for side in SIDES)
     logger.info("A space of %d source and %d target words, %d dimensions.", len(source), len(target), source.dim)
     return source, target
@@ -370,16 +371,6 @@ def _load(key: str | None) -> dict[str, np.ndarray] | None:
         return None
     logger.info("The space of the pairs is taken from the cache (%s).", (key or "")[:16])
     return found[0]
-
-
-def _store(key: str | None, arrays: dict[str, np.ndarray]) -> None:
-    """Keep a space; where that fails, only the next call is slower."""
-    if key is None:
-        return
-    try:
-        cache.store(CACHE_KIND, key, arrays)
-    except OutputFolderError as error:
-        logger.warning("%s", error)
 
 
 def _space(arrays: dict[str, np.ndarray], side: str, name: str) -> WordVectors:

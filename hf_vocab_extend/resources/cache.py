@@ -94,3 +94,18 @@ def store(kind: str, key: str, arrays: Mapping[str, np.ndarray], metadata: Mappi
         if temporary.exists():
             temporary.unlink()
     return path
+
+
+def keep(kind: str, key: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Store what is at hand already, as :func:`store` does; where that fails a warning says so, and no more.
+
+    Args:
+        kind: Sub-folder, for example ``"fasttext"``.
+        key: What :func:`content_key` gave.
+        arrays: Arrays by name.
+        metadata: Strings by name.
+    """
+    try:
+        store(kind, key, arrays, metadata)
+    except OutputFolderError as error:  # only the next call will be slower
+        logger.warning("%s", error)

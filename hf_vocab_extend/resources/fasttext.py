@@ -12,7 +12,7 @@ import numpy as np
 
 from .._logging import get_logger, progress_bar
 from .._optional import require
-from ..errors import CorpusError, OutputFolderError
+from ..errors import CorpusError
 from ..vocab.backend import read_json
 from . import cache
 from .corpus import open_corpus
@@ -99,10 +99,7 @@ def train_token_vectors(
         logger.info("Token vectors are taken from the cache (%s).", key[:16])
         return TokenVectors(cached[0]["ids"], cached[0]["vectors"])
     trained = _train(fasttext, tokenizer, corpus, options, seed)
-    try:
-        cache.store("fasttext", key, {"ids": trained.ids, "vectors": trained.vectors}, {"corpus": corpus.name})
-    except OutputFolderError as error:  # the vectors are there; only the next call will be slower
-        logger.warning("%s", error)
+    cache.keep("fasttext", key, {"ids": trained.ids, "vectors": trained.vectors}, {"corpus": corpus.name})
     return trained
 
 

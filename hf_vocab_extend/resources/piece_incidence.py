@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from .._logging import get_logger, progress
-from ..errors import InvalidOptionError, InvalidTableError, OutputFolderError
+from ..errors import InvalidOptionError, InvalidTableError
 from ..vocab.canonical import CanonicalVocab, Family, TokenKind
 from ..vocab.pipeline import backend_of, nodes
 from ..vocab.reachability import whole_lines
@@ -322,8 +322,5 @@ def _load(key: str, n_pieces: int, n_words: int) -> Incidence | None:
 def _store(key: str, incidence: Incidence) -> Incidence:
     """Put an incidence into the cache."""
     arrays = {"offsets": incidence.offsets, "words": incidence.words, "counts": incidence.counts}
-    try:
-        stored.store("incidence", key, arrays)
-    except OutputFolderError as error:  # it is there; only the next call will be slower
-        logger.warning("%s", error)
+    stored.keep("incidence", key, arrays)
     return incidence

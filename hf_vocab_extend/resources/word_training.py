@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 
 from .._logging import get_logger, progress_bar
 from .._optional import require
-from ..errors import CorpusError, OutputFolderError
+from ..errors import CorpusError
 from ..vocab.backend import read_json
 from ..vocab.pipeline import backend_of, nodes, read_spelling
 from . import cache
@@ -71,10 +71,7 @@ def train_word_vectors(
         logger.info("Word vectors are taken from the cache (%s).", key[:16])
         return _space(cached[0], texts, corpus.name)
     arrays = _train(fasttext, tokenizer, corpus, texts, options, seed)
-    try:
-        cache.store("words", key, arrays, {"corpus": corpus.name})
-    except OutputFolderError as error:  # the vectors are there; only the next call will be slower
-        logger.warning("%s", error)
+    cache.keep("words", key, arrays, {"corpus": corpus.name})
     return _space(arrays, texts, corpus.name)
 
 
