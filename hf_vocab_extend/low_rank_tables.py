@@ -10,7 +10,7 @@ import torch
 
 from .errors import VocabExtendWarning
 from .modeling.factorized import is_factorized
-from .surgery.factorize import factorize_embeddings, source_bases
+from .surgery.factorize import place_factors, source_bases
 from .surgery.journal import Journal
 from .surgery.low_rank import Basis, resolve_rank
 from .surgery.sites import Sites
@@ -45,7 +45,7 @@ class LowRank:
             return []
         tables = [site for site in sites if site.name in self.bases]
         before = sum(site.tensor.numel() for site in tables)
-        factorize_embeddings(model, self.asked, bases=self.bases, journal=journal)
+        place_factors(model, sites, self.asked, bases=self.bases, journal=journal)
         after = sum(
             site.tensor.numel() + site.aliases[0].module.get_parameter("projection").numel() for site in tables
         )

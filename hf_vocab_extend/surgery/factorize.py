@@ -75,13 +75,38 @@ def factorize_embeddings(
     """
     _check_options(model, scaling)
     sites = find_sites(model, 0)
-    tables = _tables(model, sites)
-    check_uses(model, tables)
+    check_uses(model, _tables(model, sites))
+    return place_factors(
+        model, sites, rank, scaling=scaling, head_rank=head_rank, bases=bases or {}, journal=journal or Journal()
+    )
+
+
+def place_factors(
+    model: PreTrainedModel,
+    sites: Sites,
+    rank: int | float,
+    *,
+    bases: Mapping[str, Basis],
+    journal: Journal,
+    scaling: str = "balanced",
+    head_rank: int | float | None = None,
+) -> PreTrainedModel:
+    """Do what :func:`factorize_embeddings` does to a model whose tables were found and checked before.
+
+    Args:
+        model: The model.
+        sites: Its vocabulary-sized tensors, as :func:`source_bases` saw them; their rows may be others since.
+        rank: As in :func:`factorize_embeddings`, as are the others.
+        bases: Site name to principal directions.
+        journal: Where to note the writes.
+        scaling: A name in :data:`.low_rank.SCALINGS`.
+        head_rank: Rank of an untied head.
+    """
     steps = [
-        _plan(site, rank if "input" in site.roles or head_rank is None else head_rank, scaling, bases or {})
-        for site in tables
+        _plan(site, rank if "input" in site.roles or head_rank is None else head_rank, scaling, bases)
+        for site in _tables(model, sites)
     ]
-    with journal or Journal() as writes:
+    with journal as writes:
         make_flag_truthful(model, sites, writes)
         for step in steps:
             _write(step, writes)
@@ -263,4 +288,11 @@ def _description(model: PreTrainedModel, steps: list[_Step]) -> dict[str, Any]:
     return plan
 
 
-__all__ = ["factorize_embeddings", "is_factorized_model", "merge_factorized", "saved_form", "source_bases"]
+__all__ = [
+    "factorize_embeddings",
+    "is_factorized_model",
+    "merge_factorized",
+    "place_factors",
+    "saved_form",
+    "source_bases",
+]
