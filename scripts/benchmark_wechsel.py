@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from focus_workers import Measure, make_bytes, sample
+from workers import Runner
 
 WIDTH, K = 64, 10
 MARGIN = 1e-6  # cosines that are closer than this may change places by rounding
@@ -231,32 +229,16 @@ def confused(tokenizer: object, pieces: str) -> np.ndarray:
     return found
 
 
-class Report:
-    """Runs workers and collects the lines."""
+class Report(Runner):
+    """Runs workers in one folder and collects the lines."""
 
     def __init__(self, peer_python: str, folder: Path, threads: int) -> None:
-        self.python = {"ours": sys.executable, "peer": peer_python}
-        self.folder, self.threads, self.lines = folder, threads, []
-
-    def run(self, name: str, pieces: str) -> dict:
-        """Run a worker in a process of its own."""
-        threads = {key: str(self.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [self.python[name], str(Path(__file__).resolve()), "--worker", name]
-        command += ["--folder", str(self.folder), "--pieces", pieces]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    def say(self, line: str = "") -> None:
-        """Add a line to the report and show it."""
-        self.lines.append(line)
-        print(line, flush=True)
+        super().__init__(__file__, threads, peer_python)
+        self.folder = folder
 
     def compare(self, label: str, pieces: str) -> None:
         """Run both and compare rows."""
-        left, right = self.run("ours", pieces), self.run("peer", pieces)
+        left, right = (self.run(name, self.folder, "--pieces", pieces) for name in WORKERS)
         rows, peer_rows = np.load(self.folder / "ours.npy"), np.load(self.folder / "peer.npy")
         neighbours, covered = np.load(self.folder / "peer_neighbours.npy"), np.load(self.folder / "ours_covered.npy")
         source, target = (confused(tokenizer, pieces.removesuffix("64")) for tokenizer in tokenizers_of(self.folder))

@@ -19,14 +19,14 @@ class Runner:
     def __init__(self, script: str, threads: int, peer_python: str | None = None) -> None:
         self.script, self.threads, self.peer_python, self.lines = Path(script).resolve(), threads, peer_python, []
 
-    def run(self, name: str, folder: Path) -> dict | None:
+    def run(self, name: str, folder: Path, *arguments: str) -> dict | None:
         """Run the script with ``--worker name`` in a process of its own; None for a peer without an interpreter."""
         python = self.peer_python if name.startswith("peer") else sys.executable
         if python is None:
             return None
         threads = dict.fromkeys(THREADS, str(self.threads))
         environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [python, str(self.script), "--worker", name, "--folder", str(folder)]
+        command = [python, str(self.script), "--worker", name, "--folder", str(folder), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
