@@ -16,8 +16,13 @@ _EXPORTS = {
     "ExtensionReport": "report",
     "InitMethod": "methods.base",
     "LanguageHeads": "modeling.language_heads",
+    "Stage": "adaptation.stages",
     "TokenMapping": "mapping",
     "VocabExtension": "result",
+    "VocabExtensionCallback": "adaptation.callback",
+    "VocabExtensionTrainer": "adaptation.trainer",
+    "VocabExtensionTrainerMixin": "adaptation.trainer",
+    "bits_per_byte": "evaluation.bits_per_byte",
     "build_plan": "plan",
     "choose_rank": "surgery.low_rank",
     "extend_tokenizer": "vocab.growing",
@@ -28,11 +33,19 @@ _EXPORTS = {
     "measure_fertility": "vocab.fertility",
     "merge_factorized": "surgery.factorize",
     "merge_tokenizers": "vocab.merging",
+    "mix_replay": "adaptation.replay",
+    "parameter_groups": "adaptation.learning_rates",
     "register_method": "methods",
     "render_card": "hub.card",
 }
 
 if TYPE_CHECKING:
+    from .adaptation.callback import VocabExtensionCallback
+    from .adaptation.learning_rates import parameter_groups
+    from .adaptation.replay import mix_replay
+    from .adaptation.stages import Stage
+    from .adaptation.trainer import VocabExtensionTrainer, VocabExtensionTrainerMixin
+    from .evaluation.bits_per_byte import bits_per_byte
     from .extend import extend_vocabulary
     from .hub.card import render_card
     from .mapping import TokenMapping
@@ -53,9 +66,14 @@ __all__ = [
     "ExtensionReport",
     "InitMethod",
     "LanguageHeads",
+    "Stage",
     "TokenMapping",
     "VocabExtension",
+    "VocabExtensionCallback",
+    "VocabExtensionTrainer",
+    "VocabExtensionTrainerMixin",
     "__version__",
+    "bits_per_byte",
     "build_plan",
     "choose_rank",
     "extend_tokenizer",
@@ -66,6 +84,8 @@ __all__ = [
     "measure_fertility",
     "merge_factorized",
     "merge_tokenizers",
+    "mix_replay",
+    "parameter_groups",
     "register_method",
     "render_card",
 ]

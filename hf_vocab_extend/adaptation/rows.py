@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ def new_row_ids(extension: VocabExtension | TokenMapping) -> torch.Tensor:
     Returns:
         Ascending ids, int64, shape `(n_new,)`.
     """
-    mapping = getattr(extension, "mapping", extension)
+    mapping: Any = getattr(extension, "mapping", extension)
     return torch.from_numpy(np.flatnonzero(~np.isin(mapping.kinds, NOT_NEW)).astype(np.int64))
 
 

@@ -141,6 +141,18 @@ def find_sites(model: PreTrainedModel, n_source_ids: int) -> Sites:
     return Sites(tuple(sites), main.shape[0])
 
 
+def scan_sites(model: PreTrainedModel) -> Sites:
+    """Find every vocabulary-sized tensor of a model that will be trained, not changed; no value is read.
+
+    Sharded tables, tables of a quantised body and tables without data are found too; shapes are the global ones.
+
+    Raises:
+        UnsupportedModelError: If the model has no plain input table, or a vocabulary-sized tensor of unknown kind.
+    """
+    main = _main_table(model)
+    return Sites(tuple(_group(_candidates(model, main.shape[0], plain=False), main)), main.shape[0])
+
+
 def _main_table(model: PreTrainedModel) -> torch.Tensor:
     """Return the weight of the model's input embeddings."""
     reason = REFUSED_TYPES.get(model.config.model_type)
@@ -176,8 +188,8 @@ def _accessor_modules(model: PreTrainedModel) -> dict[int, str]:
     return roles
 
 
-def _candidates(model: PreTrainedModel, n_rows: int) -> list[tuple[Alias, Dependence]]:
-    """Return every tensor with a vocabulary axis; raise for one of unknown kind."""
+def _candidates(model: PreTrainedModel, n_rows: int, *, plain: bool = True) -> list[tuple[Alias, Dependence]]:
+    """Return every tensor with a vocabulary axis; raise for one of unknown kind, and unless it is plain if asked."""
     counts = fields_of(main_config(model.config))
     dependences = probe(model) if "vocab_size" in counts else None
     accessors = _accessor_modules(model)
@@ -196,7 +208,8 @@ def _candidates(model: PreTrainedModel, n_rows: int) -> list[tuple[Alias, Depend
         if role is None or len(axes) > 1 or axes[0].field is None:
             unknown.append(f"{name} {tuple(tensor.shape)}")
             continue
-        check_plain(name, tensor)
+        if plain:
+            check_plain(name, tensor)
         found.append((Alias(name, role, module, attribute, tensor), axes[0]))
     if unknown:
         raise UnsupportedModelError(
@@ -231,9 +244,7 @@ def _group(candidates: list[tuple[Alias, Dependence]], main: torch.Tensor) -> li
     """Join the aliases of one storage; the main input table comes first, then by role."""
     groups: dict[tuple[int, ...], list[tuple[Alias, Dependence]]] = {}
     for alias, axis in candidates:
-        tensor = alias.tensor
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), *tensor.shape, *tensor.stride())
-        groups.setdefault(key, []).append((alias, axis))
+        groups.setdefault(_storage_key(alias.tensor), []).append((alias, axis))
     sites = []
     for members in groups.values():
         members.sort(key=lambda member: _ROLE_ORDER.index(member[0].role))
@@ -249,6 +260,13 @@ def _group(candidates: list[tuple[Alias, Dependence]], main: torch.Tensor) -> li
         key=lambda site: (not any(alias.tensor is main for alias in site.aliases), _ROLE_ORDER.index(site.role))
     )
     return sites
+
+
+def _storage_key(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return what two names of one storage have in common; a shard or a tensor without data is only itself."""
+    if hasattr(tensor, "placements") or tensor.device.type == "meta":
+        return (id(tensor),)
+    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), *tensor.shape, *tensor.stride())
 
 
 def _check_vocabularies(model: PreTrainedModel, sites: list[Site]) -> None:
@@ -276,4 +294,4 @@ def describe(site: Site) -> dict[str, object]:
     }
 
 
-__all__ = ["Alias", "Site", "Sites", "describe", "find_sites"]
+__all__ = ["Alias", "Site", "Sites", "describe", "find_sites", "scan_sites"]
