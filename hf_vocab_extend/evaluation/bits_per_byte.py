@@ -1,8 +1,8 @@
 """Bits per byte: how well a language model predicts a text, comparable across tokenizers.
 
 Perplexity and the Trainer's loss are per token, and a tokenizer that cuts a text into fewer tokens has fewer and
-harder predictions to make. The bits that a model needs for the whole text do not depend on how it is cut; divided by the
-bytes of the text they are comparable across tokenizers, and across texts nearly so.
+harder predictions to make. The bits that a model needs for the whole text do not depend on how it is cut; divided by
+the bytes of the text they are comparable across tokenizers, and across texts nearly so.
 """
 
 from __future__ import annotations
