@@ -230,7 +230,7 @@ class Bench:
         if run.stages:
             from hf_vocab_extend import VocabExtensionCallback
 
-            callbacks.append(VocabExtensionCallback(extension, stages=STAGES, card=False))
+            callbacks.append(VocabExtensionCallback(extension, stages=STAGES))
         if run.kind == "masked":
             masked_positions_only(model)
         trainer = Trainer(
