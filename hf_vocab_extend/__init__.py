@@ -25,6 +25,8 @@ _EXPORTS = {
     "bits_per_byte": "evaluation.bits_per_byte",
     "build_plan": "plan",
     "choose_rank": "surgery.low_rank",
+    "distill_parallel": "adaptation.distillation.parallel",
+    "distill_tokens": "adaptation.distillation.tokens",
     "extend_tokenizer": "vocab.growing",
     "extend_vocabulary": "extend",
     "factorize_embeddings": "surgery.factorize",
@@ -41,6 +43,8 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from .adaptation.callback import VocabExtensionCallback
+    from .adaptation.distillation.parallel import distill_parallel
+    from .adaptation.distillation.tokens import distill_tokens
     from .adaptation.learning_rates import parameter_groups
     from .adaptation.replay import mix_replay
     from .adaptation.stages import Stage
@@ -76,6 +80,8 @@ __all__ = [
     "bits_per_byte",
     "build_plan",
     "choose_rank",
+    "distill_parallel",
+    "distill_tokens",
     "extend_tokenizer",
     "extend_vocabulary",
     "factorize_embeddings",
