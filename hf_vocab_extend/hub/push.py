@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .._logging import get_logger
@@ -18,7 +19,7 @@ from ..report import REPORT_FILE
 from ..saving import CARD_FILE, is_replaced_by_a_save
 from .card import card_of_folder, fill_front_matter, has_own_prose, read_card
 from .commits import Operation, Target, commit_once
-from .refusals import clear_errors
+from .refusals import with_clear_errors
 from .retries import Patience, bounded_session, patiently
 
 if TYPE_CHECKING:
@@ -114,21 +115,22 @@ def push_with_card(
     if REPORT_FILE in names:
         card_of_folder(path)  # a report that cannot be read shows before anything is created
         replaces = replaces or is_replaced_by_a_save
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
-    with clear_errors(repo_id, token), bounded_session(patience):
-        full_name = patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id, patience)
-        if revision is not None and not revision.startswith("refs/"):
-            patiently(lambda: api.create_branch(full_name, branch=revision, exist_ok=True), patience)
-        target = Target(api, full_name, revision, create_pr, patience)
+    target = Target(HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token), repo_id, revision, create_pr, patience)
 
-        def operations_for(state: ModelInfo) -> list[Operation]:
-            _check_visibility(state, full_name, private)
-            present = [item.rfilename for item in state.siblings or []]
-            remote = _remote_card(target, state) if CARD_FILE in present else None
-            text = _card(path, full_name, card, remote) if render is None else render(full_name, remote)
-            return _operations(path, names, text, [name for name in present if replaces and replaces(name)])
+    def operations_for(target: Target, state: ModelInfo) -> list[Operation]:
+        _check_visibility(state, target.repo_id, private)
+        present = [item.rfilename for item in state.siblings or []]
+        remote = _remote_card(target, state) if CARD_FILE in present else None
+        text = _card(path, target.repo_id, card, remote) if render is None else render(target.repo_id, remote)
+        return _operations(path, names, text, [name for name in present if replaces and replaces(name)])
 
-        commit = commit_once(target, operations_for, commit_message or "Model with an extended vocabulary")
+    def send() -> CommitInfo:
+        with bounded_session(patience):
+            made = replace(target, repo_id=patiently(lambda: _create(target, private), patience))
+            message = commit_message or "Model with an extended vocabulary"
+            return commit_once(made, lambda state: operations_for(made, state), message)
+
+    commit = with_clear_errors(send, repo_id, token)
     logger.info("Pushed to %s", commit.pr_url or commit.commit_url)
     return commit
 
@@ -185,6 +187,20 @@ def _check_options(
                 f"'{name}' holds the token itself and was not sent. Remove the file or the token from it; Trainer "
                 "writes hub_token= into training_args.bin, but not a token of `hf auth login` or HF_TOKEN."
             )
+
+
+def _create(target: Target, private: bool | None) -> str:
+    """Create the repository and the branch, where there are none; return the repository's full name."""
+    name = target.repo_id
+    try:
+        name = target.api.create_repo(name, private=private, exist_ok=True).repo_id
+    except ValueError as error:
+        # It exists, but the token may not create any: then the client takes addresses of huggingface.co alone.
+        if isinstance(error, HfHubHTTPError) or "/" not in name:
+            raise
+    if target.revision is not None and not target.revision.startswith("refs/"):
+        target.api.create_branch(name, branch=target.revision, exist_ok=True)
+    return name
 
 
 def _check_visibility(state: ModelInfo, repo_id: str, private: bool | None) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from huggingface_hub import HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from ..errors import HubError, VocabExtendError
+
+T = TypeVar("T")
 
 _ADVICE = {
     400: "Correct what the answer names, most often the front matter of README.md.",
@@ -79,29 +81,29 @@ def without_secrets(text: str, secrets: Sequence[str | bool | None] = ()) -> str
     return " ".join(text.split())
 
 
-@contextmanager
-def clear_errors(repo_id: str, token: str | bool | None) -> Iterator[None]:
-    """Turn the client's errors into one line that says what to do and holds no token.
+def with_clear_errors(call: Callable[[], T], repo_id: str, token: str | bool | None) -> T:
+    """Call a function and turn the client's errors into one line that says what to do and holds no token.
+
+    The error is raised outside of any handler, so that the client's own, which may hold what was sent, is not kept as
+    its context.
 
     Raises:
-        HubError: In place of any of them. It is chained to nothing: the client's own error may hold what was sent.
+        HubError: In place of the client's errors.
+        KeyboardInterrupt: With a message, where one is known.
     """
-    message = None
+    kind: type[BaseException] = HubError
     try:
-        yield
+        return call()
     except VocabExtendError:
         raise
     except KeyboardInterrupt as stop:
-        message = without_secrets(str(stop), [token])
-        interrupted = True
+        kind, message = KeyboardInterrupt, without_secrets(str(stop), [token])
     except Exception as error:
         found = explain(error, repo_id)
         if found is None:
             raise
         message = without_secrets(found, [token])
-        interrupted = False
-    if message is not None:
-        raise KeyboardInterrupt(message) if interrupted else HubError(message)
+    raise kind(message)
 
 
 def explain(error: BaseException, repo_id: str) -> str | None:
