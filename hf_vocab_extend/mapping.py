@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import operator
 from collections.abc import Sequence
@@ -69,14 +70,17 @@ class Explanation:
     """Source tokens with their weights, largest first."""
     norm_matched: bool = False
     """Whether the sum was then scaled to the mean length of its sources."""
+    distilled: bool = False
+    """Whether the row was then refined by distillation, so that this is only where it started."""
 
     def __str__(self) -> str:
         """One line: token, how, and from what."""
         text = f"{self.token!r} (id {self.token_id}): {DESCRIPTIONS[self.kind]}"
-        if self.kind is RowKind.SAME or not self.sources:
-            return text
-        text += ": " + " + ".join(f"{weight:.3g} x {token!r}" for token, weight in self.sources)
-        return f"{text}, scaled to their mean length" if self.norm_matched and len(self.sources) > 1 else text
+        if self.kind is not RowKind.SAME and self.sources:
+            text += ": " + " + ".join(f"{weight:.3g} x {token!r}" for token, weight in self.sources)
+            if self.norm_matched and len(self.sources) > 1:
+                text += ", scaled to their mean length"
+        return f"{text}; then distilled" if self.distilled else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +93,20 @@ class TokenMapping:
         kinds: :class:`RowKind` of each target id, uint8, shape `(n_target,)`.
         mixture: Weights over source rows, `(n_target, n_source)`; rows of kind ``SAME`` are left empty, they are
             their own source.
+        distilled: Which rows were refined by distillation since, bool, shape `(n_target,)`; None for none. The rest
+            says how they started.
     """
 
     tokens: Sequence[str | None]
     source_tokens: Sequence[str | None]
     kinds: np.ndarray
     mixture: Mixture
+    distilled: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts speak of the same ids."""
-        if not len(self.tokens) == len(self.kinds) == self.mixture.n_rows:
+        marks = len(self.tokens) if self.distilled is None else len(self.distilled)
+        if not len(self.tokens) == len(self.kinds) == self.mixture.n_rows == marks:
             raise InvalidTableError(
                 f"A mapping needs one kind and one row per token; got {len(self.tokens)} tokens, "
                 f"{len(self.kinds)} kinds, {self.mixture.n_rows} rows."
@@ -122,7 +130,17 @@ class TokenMapping:
         names = self.source_tokens
         sources = tuple((names[index] if index < len(names) else None, weight) for index, weight in entries)
         matched = self.mixture.norm_matched is not None and bool(self.mixture.norm_matched[token_id])
-        return Explanation(self.tokens[token_id], token_id, kind, sources, matched)
+        distilled = self.distilled is not None and bool(self.distilled[token_id])
+        return Explanation(self.tokens[token_id], token_id, kind, sources, matched, distilled)
+
+    def with_distilled(self, rows: np.ndarray) -> TokenMapping:
+        """Return a copy that says that these rows were refined by distillation.
+
+        Args:
+            rows: Bool, shape `(n_target,)`; rows that were refined before stay so.
+        """
+        before = np.zeros(len(self.tokens), bool) if self.distilled is None else self.distilled
+        return dataclasses.replace(self, distilled=before | rows)
 
     def _find(self, token: str) -> int:
         """Return the id of a token, by its spelling or by its plain text."""
@@ -158,6 +176,8 @@ class TokenMapping:
         }
         if self.mixture.norm_matched is not None:
             tensors["norm_matched"] = self.mixture.norm_matched
+        if self.distilled is not None:
+            tensors["distilled"] = self.distilled
         for name, tokens in spelled.items():
             tensors[name] = np.frombuffer(json.dumps(tokens, ensure_ascii=False).encode("utf-8"), np.uint8)
         # One key only: safetensors writes several in an order that changes from run to run.
@@ -192,7 +212,7 @@ class TokenMapping:
             tensors.get("norm_matched"),
         )
         tokens, sources = (json.loads(tensors[name].tobytes().decode("utf-8")) for name in ("tokens", "source_tokens"))
-        return cls(tokens, sources, tensors["kinds"], mixture)
+        return cls(tokens, sources, tensors["kinds"], mixture, tensors.get("distilled"))
 
 
 def assemble_mapping(plan: VocabPlan, kinds: np.ndarray, new_rows: Mixture) -> TokenMapping:

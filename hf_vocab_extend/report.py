@@ -57,6 +57,7 @@ class ExtensionReport:
         factorized_rank: Rank of the factorised table; None for a dense one.
         training: What was trained afterwards; None for nothing.
         evaluations: Results, each with ``task``, ``dataset``, ``metric``, ``value`` and perhaps ``before``.
+        distillations: Refinements of the new rows alone, in their order; ``counts_by_kind`` says how rows started.
     """
 
     version: str
@@ -84,6 +85,7 @@ class ExtensionReport:
     factorized_rank: int | None = None
     training: dict[str, Any] | None = None
     evaluations: tuple[dict[str, Any], ...] = ()
+    distillations: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Take copies as plain JSON data and check their types.
@@ -176,6 +178,10 @@ class ExtensionReport:
     def with_training(self, training: Mapping[str, Any]) -> ExtensionReport:
         """Return a copy that says what was trained after the extension."""
         return dataclasses.replace(self, training=dict(training))
+
+    def with_distillation(self, distillation: Mapping[str, Any]) -> ExtensionReport:
+        """Return a copy that says how new rows were refined, beside what it says of that already."""
+        return dataclasses.replace(self, distillations=(*self.distillations, dict(distillation)))
 
     def count(self, kinds: Iterable[str]) -> int:
         """Number of target ids whose row is of one of these kinds."""
@@ -306,6 +312,9 @@ def _summary(report: ExtensionReport) -> list[tuple[str, str]]:
         lines.append(
             ("evaluation", f"{item['task']}, {item['dataset']}, {item['metric']}: {before}{_number(item['value'])}")
         )
+    for item in report.distillations:
+        known = (f"{key.replace('_', ' ')} {item[key]}" for key in ("rows", "steps", "kept_step") if key in item)
+        lines.append(("distilled", f"{item.get('method', 'rows')}: {', '.join(known)}"))
     return lines + [("note", note) for note in report.notes]
 
 

@@ -280,6 +280,7 @@ def _render_block(
         method=method,
         method_config=json.dumps(report.method_config, ensure_ascii=False, sort_keys=True),
         training=sorted((report.training or {}).items()),
+        distillations=_distillation_rows(report),
         limits=_limits(report, bool(data.language)),
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
@@ -323,14 +324,28 @@ def _fertility_rows(report: ExtensionReport) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _distillation_rows(report: ExtensionReport) -> list[tuple[str, Any]]:
+    """Return what each distillation says of itself, nested figures on lines of their own."""
+    rows: list[tuple[str, Any]] = []
+    for item in report.distillations:
+        for key, value in item.items():
+            name = key.replace("_", " ")
+            if isinstance(value, Mapping):
+                rows += [(f"{name}, {part}", number) for part, number in value.items()]
+            else:
+                rows.append((name, value))
+    return rows
+
+
 def _limits(report: ExtensionReport, language_known: bool) -> list[str]:
     """Return what a user of the model must know, from the report alone, without repetition."""
     random = report.count(RANDOM)
     limits = [
         (
             not report.training,
-            "The model was not trained after its vocabulary changed. The new rows are estimates; train on text of the "
-            "new language before relying on them.",
+            "The model was not trained after its vocabulary changed"
+            + (", its new rows aside" if report.distillations else "")
+            + ". The new rows are estimates; train on text of the new language before relying on them.",
         ),
         (bool(random), f"{random} rows are random: nothing covered their tokens."),
         (not language_known, "The language of the new tokens was not stated."),

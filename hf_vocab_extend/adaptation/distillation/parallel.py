@@ -1,0 +1,244 @@
+"""Distillation from parallel text: the untouched model reads the source side, the extended one the target side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import CorpusError, InvalidOptionError
+from ...resources.parallel import open_pairs
+from .checks import check_counts, check_layer, find_teacher, name_of, new_rows_of
+from .compact_rows import CompactRows
+from .guard import Guard, translation_scores
+from .loop import Schedule, run_steps
+from .record import finish
+from .sampling import balanced_batches, clusters_of
+from .sentence_vectors import Ids, cut, embed_all, pad_id_of, vectors_of
+from .translation_loss import translation_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ...result import VocabExtension
+
+HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.05, 200, 10
+"""Share of a corpus that is held out where no held-out pairs are given; at most and at least so many."""
+LOOKS = 4
+COUNTS = ("steps", "batch_size", "max_length", "evaluate_every", "patience")
+OPTIONS = (
+    *("steps", "batch_size", "learning_rate", "temperature", "contrast", "balance", "average", "anchor"),
+    *("target_layer", "max_length", "tolerance", "seed"),
+)
+"""Options that the report names."""
+
+
+def distill_parallel(
+    extension: VocabExtension,
+    teacher_model: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    pairs: Any,
+    *,
+    dev_pairs: Any = None,
+    steps: int = 120,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    temperature: float = 0.05,
+    contrast: float = 1.0,
+    balance: float = 0.7,
+    average: float = 0.9,
+    anchor: float = 0.0,
+    target_layer: int = -1,
+    max_length: int = 64,
+    evaluate_every: int | None = None,
+    tolerance: float = 0.005,
+    patience: int | None = None,
+    seed: int = 0,
+) -> VocabExtension:
+    """Refine the new rows of an encoder: a sentence is to get the vector of its translation in the untouched model.
+
+    The loss is one minus the cosine, plus a contrast in both directions: a sentence must find its translation among
+    the translations of all pairs that the run will see, whose vectors are computed once, and a translation its
+    sentence in the batch. Held-out pairs decide which rows are kept. Nothing but the new rows changes; they change
+    when all is done, so that a run that is broken off leaves the model as it was.
+
+    Args:
+        extension: An extension of an encoder; its model is changed in place, mapping and report say so.
+        teacher_model: The untouched model.
+        teacher_tokenizer: Its tokenizer.
+        pairs: ``(source_text, target_text)``: what :func:`~hf_vocab_extend.resources.parallel.open_pairs` reads, or a
+            mapping of the name of a corpus to such.
+        dev_pairs: Held-out pairs in the same form; the guard looks at each corpus apart. By default 5 % of each
+            corpus of ``pairs``, at most 200, are held out.
+        steps: Steps at most.
+        batch_size: Pairs of a step.
+        learning_rate: Highest step size of Adam.
+        temperature: Cosines are divided by it before the softmax of the contrast.
+        contrast: Weight of the contrast.
+        balance: 0 to take corpora by their size, 1 for equal shares. One corpus alone is balanced by clusters of its
+            source vectors.
+        average: Decay of the moving average of the rows, which is what is kept; 0 for the last rows.
+        anchor: Pull of rarely seen rows to their start.
+        target_layer: Layer whose states are averaged: -1 the last.
+        max_length: Tokens of a sentence at most.
+        evaluate_every: Steps between two looks of the guard; by default four looks in all.
+        tolerance: How far the mean reciprocal rank of a corpus may fall below its start for rows to be kept.
+        patience: Looks in a row without better rows, after which the run stops; None to go on to the end.
+        seed: Seed of all randomness.
+
+    Returns:
+        The extension that was given.
+
+    Raises:
+        CorpusError: If there are no pairs.
+        InvalidOptionError: If an option lies outside its range, or there is no new row.
+        BaseModelMismatchError: If the teacher's vectors are of another width.
+        TokenizerMismatchError: If a tokenizer does not belong to its model, or no pair holds a new token.
+    """
+    given = dict(locals())
+    check_counts(**{name: given[name] for name in COUNTS})
+    _check_ranges(temperature=temperature, contrast=contrast, balance=balance, tolerance=tolerance)
+    schedule = Schedule(steps, learning_rate, average, anchor, evaluate_every or -(-steps // LOOKS))
+    ids = new_rows_of(extension)
+    find_teacher(extension, teacher_model, teacher_tokenizer)
+    check_layer(extension.model, teacher_model, target_layer)
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    train, held_out = _read(pairs, dev_pairs, extension, teacher_tokenizer, max_length, generator)
+    new = set(ids.tolist())
+    train = [pair for pair in train if not new.isdisjoint(pair.student)]
+    if not train:
+        raise CorpusError("No new token stands in the target side of the pairs. Bring text in the new language.")
+
+    rows = CompactRows(extension.model, ids)
+    groups = _groups(train, teacher_model, generator)
+    batches = list(islice(balanced_batches(groups, batch_size, balance, generator), steps))
+    used = sorted({index for batch in batches for index in batch})
+    place = {index: row for row, index in enumerate(used)}
+    teach = _Reader(teacher_model, pad_id_of(teacher_tokenizer), target_layer)
+    study = _Reader(extension.model, pad_id_of(extension.tokenizer), target_layer)
+    bank = teach.all([train[index].teacher for index in used], "Embedding sources")
+    wanted = teach.all([pair.teacher for pair in held_out], "Embedding held-out sources")
+
+    def backward(step: int) -> float:
+        chosen = batches[step]
+        found = vectors_of(study.model, [train[index].student for index in chosen], study.pad_id, target_layer)
+        partners = torch.tensor([place[index] for index in chosen], device=bank.device)
+        loss = translation_loss(found, bank, partners, temperature=temperature, contrast=contrast)
+        loss.backward()
+        return float(loss.detach())
+
+    def score() -> dict[str, float]:
+        found = study.all([pair.student for pair in held_out], "Embedding held-out targets")
+        return translation_scores(found, wanted, [pair.corpus for pair in held_out])
+
+    guard = Guard(score, tolerance, patience)
+    with rows.in_place():
+        outcome = run_steps(rows, backward, guard, schedule)
+    said = {
+        "method": "parallel",
+        "teacher": name_of(teacher_model),
+        "corpora": ", ".join(dict.fromkeys(pair.corpus for pair in train)),
+        "pairs": len(used),
+        "options": {name: given[name] for name in OPTIONS},
+        "held_out_pairs": len(held_out),
+        "held_out_metric": "mean reciprocal rank, both directions",
+        "seconds_before_the_steps": round(time.perf_counter() - start - outcome.seconds, 1),
+    }
+    return finish(extension, rows, guard, outcome, said)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One pair as ids."""
+
+    corpus: str
+    teacher: Ids
+    student: Ids
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A model that turns ids into vectors."""
+
+    model: PreTrainedModel
+    pad_id: int
+    layer: int
+
+    def all(self, rows: list[Ids], desc: str) -> torch.Tensor:
+        """Return the vectors of many rows, without gradients."""
+        return embed_all(self.model, rows, self.pad_id, self.layer, desc=desc)
+
+
+def _check_ranges(**values: float) -> None:
+    """Raise unless each value lies in its range.
+
+    Raises:
+        InvalidOptionError: It names the option.
+    """
+    for name, value in values.items():
+        low, high = (1e-4, 10.0) if name == "temperature" else (0.0, 1.0 if name != "contrast" else 1e3)
+        if not low <= value <= high:
+            raise InvalidOptionError(f"{name} is {value}. Give a number in {low:g} .. {high:g}.")
+
+
+def _corpora(pairs: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return the pairs by the name of their corpus."""
+    named = pairs if isinstance(pairs, Mapping) else {"pairs": pairs}
+    return {str(name): list(open_pairs(item)) for name, item in named.items()}
+
+
+def _read(
+    pairs: Any,
+    dev_pairs: Any,
+    extension: VocabExtension,
+    teacher: PreTrainedTokenizerBase,
+    max_length: int,
+    generator: torch.Generator,
+) -> tuple[list[_Pair], list[_Pair]]:
+    """Return training and held-out pairs as ids.
+
+    Raises:
+        CorpusError: If there are none, or too few to hold some out.
+    """
+    train = _corpora(pairs)
+    if not any(train.values()):
+        raise CorpusError("There are no pairs. Bring a mapping of the name of a corpus to its pairs, or pairs.")
+    if dev_pairs is not None:
+        held_out = _corpora(dev_pairs)
+    else:
+        held_out = {}
+        for name, items in train.items():
+            count = min(MOST_HELD_OUT, max(FEWEST_HELD_OUT, int(HELD_OUT * len(items))))
+            if len(items) < 2 * count:
+                raise CorpusError(
+                    f"The corpus '{name}' has {len(items)} pairs, too few to hold {count} of them out. Pass "
+                    "dev_pairs=."
+                )
+            order = torch.randperm(len(items), generator=generator).tolist()
+            held_out[name] = [items[index] for index in order[:count]]
+            kept_out = {source for source, _ in held_out[name]}
+            train[name] = [pair for pair in items if pair[0] not in kept_out]
+
+    def as_ids(corpora: dict[str, list[tuple[str, str]]]) -> list[_Pair]:
+        found = []
+        for name, items in corpora.items():
+            sources = cut(teacher, [source for source, _ in items], max_length)
+            targets = cut(extension.tokenizer, [target for _, target in items], max_length)
+            found += [_Pair(name, *sides) for sides in zip(sources, targets, strict=True) if all(sides)]
+        return found
+
+    return as_ids(train), as_ids(held_out)
+
+
+def _groups(pairs: list[_Pair], teacher: PreTrainedModel, generator: torch.Generator) -> list[int]:
+    """Return the group of each pair: its corpus, or where there is one corpus only, a cluster of its source words."""
+    names = list(dict.fromkeys(pair.corpus for pair in pairs))
+    if len(names) > 1:
+        return [names.index(pair.corpus) for pair in pairs]
+    table: Any = teacher.get_input_embeddings().weight
+    return clusters_of([pair.teacher for pair in pairs], table.detach(), generator)
