@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from ..result import VocabExtension
 from .host import Guard, running_trainer
+from .launchers import prepare_launch
 from .locate import check_rows, locate_extension
 from .rows import new_row_ids
 from .stage_part import StagePart
@@ -81,6 +82,13 @@ class VocabExtensionCallback(TrainerCallback):
             self.extension = locate_extension(base, _tokenizer_of(tokenizer), folder)
         check_rows(base, self.extension)
         return self.extension
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set what a launcher must know before it wraps the model."""
+        if any("all" not in stage.train for stage in self.stages):
+            prepare_launch(args, running_trainer())
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

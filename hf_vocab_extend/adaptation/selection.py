@@ -47,6 +47,13 @@ class Selection:
             return torch.equal(one, two)
         return one is two
 
+    def covers(self, other: Selection) -> bool:
+        """Whether all that trains in another selection trains in this one."""
+        return other.whole <= self.whole and all(
+            key in self.whole or (key in self.rows and bool(torch.isin(rows, self.rows[key]).all()))
+            for key, rows in other.rows.items()
+        )
+
 
 class ParameterMap:
     """The parameters of one model, and which of them are tables.
@@ -79,6 +86,10 @@ class ParameterMap:
     def table_of(self, parameter: nn.Parameter) -> Table | None:
         """Return the table that a parameter holds, or the second factor of which it is."""
         return self._by_id.get(id(parameter)) or self._projections.get(id(parameter))
+
+    def freezes(self, found: Selection) -> bool:
+        """Whether a selection leaves anything frozen that may train."""
+        return not self.trainable <= found.whole
 
     def is_input(self, parameter: nn.Parameter) -> bool:
         """Whether a parameter is of a table that embeds the input, so that its training gives embeddings gradients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,8 @@ from transformers import TrainerCallback
 
 from .._logging import get_logger
 from .freezing import RowKeeper
+from .host import running_trainer
+from .launchers import check_launch
 from .learning_rates import StageRates
 from .selection import ParameterMap, Selection
 from .stages import Schedule, Stage
@@ -114,6 +117,14 @@ class StageRun:
         self._known = known
         self._rates = StageRates(kwargs["optimizer"], kwargs["lr_scheduler"])
         known.check(stages)
+        selections = [known.select(stage.train) for stage in stages]
+        self._launcher = check_launch(
+            args,
+            running_trainer(),
+            freezes=any(known.freezes(selection) for selection in selections),
+            widens=all(now.covers(before) for before, now in pairwise(selections)),
+        )
+        self._optimizer = kwargs["optimizer"]
         self._rates.check({name for stage in stages for name in _groups(stage)})
         self._freezer = _Freezer(kwargs["model"], known, kwargs["optimizer"])
         self._counted = args.include_num_input_tokens_seen
@@ -129,7 +140,7 @@ class StageRun:
         elif state.global_step:
             while self.schedule.advance(state.global_step, state.num_input_tokens_seen):
                 pass
-        self._freezer.apply(self._selection(), None)
+        self._apply(self._selection(), None)
         self._note(state)
 
     def step_begin(self, state: TrainerState) -> None:
@@ -137,7 +148,7 @@ class StageRun:
         before = self._selection()
         while self.schedule.advance(state.global_step, state.num_input_tokens_seen):
             now = self._selection()
-            self._freezer.apply(now, before)
+            self._apply(now, before)
             if self._args.torch_compile:
                 torch.compiler.reset()  # else seven stages make more graphs than are kept
             before = now
@@ -167,6 +178,12 @@ class StageRun:
         self._rates.put_back()
         self._freezer.release()
         self._args.include_num_input_tokens_seen = self._counted
+
+    def _apply(self, now: Selection, before: Selection | None) -> None:
+        """Let a selection train, and give the launcher what it needs for it."""
+        self._freezer.apply(now, before)
+        if self._launcher.begin_stage is not None:
+            self._launcher.begin_stage(self._optimizer, self._known.freezes(now))
 
     def _selection(self) -> Selection:
         """Return what the present stage trains."""

@@ -1,0 +1,237 @@
+"""What each launcher can do of staged training, what it needs for that, and what is refused with which remedy.
+
+Two moments count. Before the model is wrapped (``on_init_end``) options can still be set; when training begins
+(``on_train_begin``) the model is wrapped, and what does not work is refused. See :data:`LAUNCHERS`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidOptionError, VocabExtendWarning
+from .optimizer_state import fill_state, set_decay_aside
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """One way to spread training over processes.
+
+    Attributes:
+        name: What it is called.
+        support: What works, in a sentence.
+        refusal: Why stages that freeze do not work, with the remedy; None where they do.
+        prepare: Sets options before the model is wrapped.
+        check: Refuses options that do not work once the model is wrapped.
+        begin_stage: What the optimizer needs when a stage has begun.
+        widening: Whether a stage may only add to what the one before trained.
+    """
+
+    name: str
+    support: str
+    refusal: str | None = None
+    prepare: Callable[[TrainingArguments, Any], None] | None = None
+    check: Callable[[TrainingArguments, Any], None] | None = None
+    begin_stage: Callable[[Any, bool], None] | None = None
+    widening: bool = False
+
+
+def launcher_of(args: TrainingArguments, trainer: Any | None) -> Launcher:
+    """Tell which launcher a Trainer runs under.
+
+    Args:
+        args: Its arguments.
+        trainer: The Trainer; None stands for one process.
+    """
+    accelerator = getattr(trainer, "accelerator", None)
+    if accelerator is None:
+        return LAUNCHERS["single"]
+    if getattr(trainer, "is_fsdp_xla_enabled", False):
+        return LAUNCHERS["fsdp_xla"]
+    if getattr(trainer, "is_distributed_loading_by_transformers", False):
+        return LAUNCHERS["sharded_at_load"]
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind == "DEEPSPEED":
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        return LAUNCHERS["zero3" if stage == 3 else "zero"]
+    if kind == "FSDP":
+        return LAUNCHERS["fsdp2" if getattr(accelerator, "is_fsdp2", False) else "fsdp1"]
+    if kind == "MEGATRON_LM":
+        return LAUNCHERS["megatron"]
+    if kind.startswith("MULTI_"):
+        return LAUNCHERS["ddp"]
+    return LAUNCHERS["data_parallel" if args.n_gpu > 1 else "single"]
+
+
+def prepare_launch(args: TrainingArguments, trainer: Any | None) -> None:
+    """Set what must be set before the model is wrapped; call it in ``on_init_end`` if a stage freezes anything.
+
+    An option that the user has set is left alone; if it does not work, :func:`check_launch` refuses it.
+
+    Args:
+        args: The Trainer's arguments.
+        trainer: The Trainer, whose accelerator has just been made.
+    """
+    prepare = launcher_of(args, trainer).prepare
+    if prepare is not None:
+        prepare(args, trainer)
+
+
+def check_launch(args: TrainingArguments, trainer: Any | None, *, freezes: bool, widens: bool = True) -> Launcher:
+    """Refuse what the launcher cannot do; call it in ``on_train_begin``, before anything is changed.
+
+    After each stage that begins, call :meth:`Launcher.begin_stage` of what is returned, if it is not None, with the
+    optimizer and whether the stage leaves anything frozen.
+
+    Args:
+        args: The Trainer's arguments.
+        trainer: The Trainer; None stands for one process.
+        freezes: Whether any stage leaves a parameter or row frozen that trains in another, or never.
+        widens: Whether each stage trains all that the one before trained.
+
+    Returns:
+        The launcher.
+
+    Raises:
+        InvalidOptionError: If the stages cannot be carried out; the message names the remedy.
+    """
+    launcher = launcher_of(args, trainer)
+    if not freezes:
+        return launcher
+    if launcher.refusal is not None:
+        raise InvalidOptionError(
+            f"Stages that freeze parameters do not work under {launcher.name}: {launcher.refusal}"
+        )
+    if launcher.widening and not widens:
+        raise InvalidOptionError(
+            f"A stage stops training what the stage before it trained. {launcher.name} keeps moments in a flat buffer "
+            "that would move it on. Let each stage train all that the one before it trained, or use FSDP2 or DDP."
+        )
+    if launcher.check is not None:
+        launcher.check(args, trainer)
+    return launcher
+
+
+def _prepare_ddp(args: TrainingArguments, trainer: Any) -> None:
+    """Let DDP look for parameters without a gradient, where the user has not said otherwise."""
+    if args.ddp_find_unused_parameters is not None:
+        return
+    handler = getattr(trainer.accelerator, "ddp_handler", None)
+    if handler is not None and not handler.find_unused_parameters:
+        # The Trainer turns it off when activations are checkpointed: reentrant checkpointing breaks with it.
+        handler.find_unused_parameters = True
+        args.ddp_find_unused_parameters = True
+
+
+def _check_ddp(args: TrainingArguments, trainer: Any) -> None:
+    """Refuse a wrapper that waits for gradients of frozen parameters."""
+    wrapped = trainer.model_wrapped
+    if not hasattr(wrapped, "find_unused_parameters"):
+        return
+    if getattr(wrapped, "static_graph", False):
+        raise InvalidOptionError(
+            "DDP was told that the graph is static, but stages change what trains. Leave ddp_static_graph out of "
+            "TrainingArguments."
+        )
+    if not wrapped.find_unused_parameters:
+        raise InvalidOptionError(
+            "DDP waits for the gradients of all parameters, but stages freeze some after it has wrapped the model. "
+            "Set ddp_find_unused_parameters=True in TrainingArguments, or leave it out and give the callback to the "
+            "Trainer in callbacks=[...]."
+        )
+    checkpointing = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
+    options = _checkpointing_options(args)
+    if checkpointing and options.get("use_reentrant"):
+        raise InvalidOptionError(
+            "Reentrant checkpointing under DDP cannot leave parameters without a gradient, which stages do. Set "
+            "use_reentrant to False in the options of checkpointing of TrainingArguments."
+        )
+
+
+def _checkpointing_options(args: TrainingArguments) -> dict[str, Any]:
+    """Return the options of checkpointing, under the name that this version of transformers has for them."""
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        if getattr(args, name, None):
+            return dict(getattr(args, name))
+    return {}
+
+
+def _fill(optimizer: Any, freezes: bool) -> None:
+    """Make the state of what does not train yet, so that a checkpoint of FSDP2 can be loaded."""
+    fill_state(optimizer)
+
+
+def _spare_frozen(optimizer: Any, freezes: bool) -> None:
+    """Keep weight decay off while anything is frozen.
+
+    ZeRO steps on flat copies in which frozen parameters lie among the others, with gradients of zero. Without decay
+    such a step leaves them bitwise as they are; with it, rows that are written back would still fade in the copy.
+    """
+    set_decay_aside(optimizer, freezes)
+
+
+def _warn_zero(args: TrainingArguments, trainer: Any) -> None:
+    """Tell that decay pauses."""
+    if args.weight_decay:
+        warnings.warn(
+            f"Under DeepSpeed ZeRO weight_decay={args.weight_decay} acts only in stages that train everything: it "
+            "would shrink frozen rows in the optimizer's own copies.",
+            VocabExtendWarning,
+            stacklevel=2,
+        )
+
+
+LAUNCHERS: dict[str, Launcher] = {
+    "single": Launcher("one process", "everything"),
+    "data_parallel": Launcher("DataParallel", "everything; torchrun is faster"),
+    "ddp": Launcher(
+        "DDP",
+        "everything; find_unused_parameters is set where the Trainer would not",
+        prepare=_prepare_ddp,
+        check=_check_ddp,
+    ),
+    "fsdp2": Launcher(
+        "FSDP2",
+        "everything; the optimizer's state of what is frozen is made at once, so that checkpoints load",
+        begin_stage=_fill,
+    ),
+    "sharded_at_load": Launcher(
+        "sharding by from_pretrained (DistributedConfig)",
+        "everything that the Trainer does with it; it does not resume",
+    ),
+    "zero": Launcher(
+        "DeepSpeed ZeRO-1 or ZeRO-2",
+        "stages that only widen; no weight decay while anything is frozen; moments are not begun anew",
+        check=_warn_zero,
+        begin_stage=_spare_frozen,
+        widening=True,
+    ),
+    "zero3": Launcher(
+        "DeepSpeed ZeRO-3",
+        "no stages",
+        refusal="parameters are placeholders whose rows lie elsewhere. Use ZeRO-2 ('stage': 2), or FSDP2 "
+        "(fsdp=True, fsdp_config={'version': 2}).",
+    ),
+    "fsdp1": Launcher(
+        "FSDP1",
+        "no stages",
+        refusal="parameters are flattened, so rows cannot be told, and what is frozen is fixed when the model is "
+        "wrapped. Use FSDP2: fsdp_config={'version': 2} in TrainingArguments, or fsdp_version: 2 for accelerate.",
+    ),
+    "fsdp_xla": Launcher(
+        "FSDP on XLA", "no stages", refusal="parameters are flattened. Use FSDP2 on GPUs, or one process for each TPU."
+    ),
+    "megatron": Launcher(
+        "Megatron-LM",
+        "no stages",
+        refusal="the model is rebuilt with tables split by columns of tokens. Use FSDP2 (fsdp_config={'version': 2}).",
+    ),
+}
+"""What every launcher can do."""
+
+__all__ = ["LAUNCHERS", "Launcher", "check_launch", "launcher_of", "prepare_launch"]
