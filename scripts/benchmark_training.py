@@ -43,7 +43,7 @@ from hf_vocab_extend.evaluation.bits_per_byte import bits_per_byte
 from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 from hf_vocab_extend.resources.corpus import open_corpus
 
-NEW_TOKENS, STEPS, RATE, WARMUP, HELD_OUT_BYTES = 6_000, 128, 1e-3, 8, 20_000
+NEW_TOKENS, STEPS, RATE, WARMUP, HELD_OUT_BYTES = 6_000, 96, 1e-3, 6, 20_000
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 """Where the held-out text is measured, as shares of the budget."""
 SETTINGS = (("causal", "sw"), ("masked", "sw"), ("causal", "hi"))
