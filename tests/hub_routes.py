@@ -10,6 +10,7 @@ import re
 import yaml
 
 from .hub_server import USER, Commit, Handler, Repo, git_oid, is_large
+from .hub_xet import XET_ROUTES
 
 
 def whoami(at: Handler, body: bytes) -> None:
@@ -226,4 +227,5 @@ ROUTES: tuple = (
     ("GET", rf"/api/models/{_NAME}/revision/{_REVISION}", info),
     ("GET", rf"/api/models/{_NAME}/tree/{_REVISION}(?:/.*)?", tree),
     (("GET", "HEAD"), rf"/{_NAME}/resolve/{_REVISION}/(.+)", resolve),
+    *XET_ROUTES,
 )

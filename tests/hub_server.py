@@ -92,7 +92,9 @@ class Hub:
     failures: list[Failure] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     xorbs: dict[str, bytes] = field(default_factory=dict)
-    shards: dict[str, bytes] = field(default_factory=dict)
+    """Xet's stores of chunks by their hash."""
+    shards: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
+    """Ranges of chunks of which a file consists, by Xet's name of it."""
     xet: dict[str, str] = field(default_factory=dict)
     """Xet's name of a file by its SHA-256."""
     lock: threading.Lock = field(default_factory=threading.Lock)

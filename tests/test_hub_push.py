@@ -286,7 +286,7 @@ def test_a_stranger_loads_it_from_the_hub(hub: Hub, saved: Path, tmp_path: Path)
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     environment.pop("HF_HUB_OFFLINE")
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-2000:]
     tokenizer, model = AutoTokenizer.from_pretrained(saved), AutoModelForMaskedLM.from_pretrained(saved)
