@@ -121,6 +121,17 @@ class MeasuresPart(TrainerCallback):
         """Seconds of training so far, measuring left out."""
         return time.perf_counter() - self._began - self._paused
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Return of each text how many documents and bytes it has, and whether it is of the source language."""
+        return {
+            name: {
+                "documents": sum(map(bool, texts)),
+                "bytes": sum(len(text.encode("utf-8")) for text in texts),
+                "source": name in self.source_names,
+            }
+            for name, texts in self.texts.items()
+        }
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -220,7 +231,9 @@ class MeasuresPart(TrainerCallback):
         self.history.append(found)
         trainer = running_trainer()
         if trainer is not None and not again:
+            due = trainer.control.should_log
             trainer.log({PREFIX + name: value for name, value in found.items() if name not in _OWN})
+            trainer.control.should_log = due  # log() takes it back, and the Trainer's own loss of this step with it
         self._paused += time.perf_counter() - begun
         return found
 
