@@ -14,6 +14,7 @@ long as they get no attention mask and use no cache; our collator and Trainer se
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -266,6 +267,8 @@ class StreamedBlocks(IterableDataset):
         """Yield the examples of this worker."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None:  # the threads of a tokenizer that was used before the fork do not exist in the worker
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         numbered = ({**block, DRAW: self._epoch * _EPOCH + index} for index, block in enumerate(self._make_blocks()))
         yield from islice(self._shuffled(numbered), first, None, step)
 

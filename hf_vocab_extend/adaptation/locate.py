@@ -39,9 +39,8 @@ def locate_extension(
     name = os.fspath(folder) if folder is not None else str(getattr(model.config, "_name_or_path", "") or "")
     if not name:
         raise MissingResourceError(f"The model was not loaded from a folder, so its extension cannot be found. {_HOW}")
-    report_file, mapping_file = (_file(name, file) for file in (REPORT_FILE, MAPPING_FILE))
-    report = ExtensionReport.from_json(report_file.read_text("utf-8"))
-    mapping = TokenMapping.load(mapping_file)
+    report = find_report(name)
+    mapping = TokenMapping.load(_file(name, MAPPING_FILE))
     if tokenizer is None:
         from transformers import AutoTokenizer
 
@@ -49,6 +48,18 @@ def locate_extension(
     extension = VocabExtension(model, tokenizer, mapping, report)
     check_rows(model, extension)
     return extension
+
+
+def find_report(name: str) -> ExtensionReport:
+    """Return the report that lies beside a saved extension.
+
+    Args:
+        name: A folder, or a name on the Hub.
+
+    Raises:
+        MissingResourceError: If there is none.
+    """
+    return ExtensionReport.from_json(_file(name, REPORT_FILE).read_text("utf-8"))
 
 
 def _file(name: str, file: str) -> Path:
@@ -83,4 +94,4 @@ def check_rows(model: Any, extension: VocabExtension) -> None:
     )
 
 
-__all__ = ["check_rows", "locate_extension"]
+__all__ = ["check_rows", "find_report", "locate_extension"]

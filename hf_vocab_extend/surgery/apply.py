@@ -81,7 +81,7 @@ def apply_rows(
     tensors = [_compute(site, sites, plan, counts[site.field] + site.extra, new_rows, pad_row) for site in sites]
     with journal or Journal() as journal:
         for site, tensor in zip(sites, tensors, strict=True):
-            _write(site, tensor, journal)
+            write_site(site, tensor, journal)
         _write_padding_ids(model, sites, ids, journal)
         if shift is not None:
             write_position_shift(model, shift, journal)
@@ -159,7 +159,7 @@ def _place(result: torch.Tensor, ids: np.ndarray, rows: torch.Tensor, site: Site
     result[_index(ids, result)] = cast
 
 
-def _write(site: Site, tensor: torch.Tensor | None, journal: Journal) -> None:
+def write_site(site: Site, tensor: torch.Tensor | None, journal: Journal) -> None:
     """Put a new tensor behind every alias of a site and tell the modules their new sizes."""
     if tensor is None:
         return
