@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._logging import get_logger
+from .evaluation.curves import write_curves
 from .report import REPORT_FILE, ExtensionReport
 from .saving import (
     CARD_FILE,
@@ -179,6 +180,7 @@ class VocabExtension:
         report = ExtensionReport.from_dict(without_private(self.report.to_dict()))
         (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
         self.mapping.save(folder / MAPPING_FILE)
+        write_curves(self.report.training, folder)
         write_extra_files(extra_files, folder)
 
     def _card_options(self, path: Path, language: str | Sequence[str] | None, license: str | None) -> dict[str, Any]:

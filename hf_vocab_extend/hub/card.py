@@ -16,10 +16,12 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..auto_class import find_auto_class
 from ..errors import InvalidOptionError
+from ..evaluation.curves import CURVES_FILE
 from ..methods import METHODS, get_method_class
 from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, head_text
 from ..scrub import public_model_id, without_private
 from .snippet import usage_snippet
+from .training_section import measures_table, run_rows, stage_rows, text_rows, training_limits
 
 BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
 END = "<!-- hf_vocab_extend: end -->"
@@ -63,6 +65,7 @@ def render_card(
     datasets: Sequence[str] | None = None,
     existing: str | None = None,
     stored_as_product: bool = False,
+    curves: bool = False,
     **card_data: Any,
 ) -> str:
     """Render a README.md; no network, no files but the template.
@@ -83,6 +86,7 @@ def render_card(
             that are given here.
         stored_as_product: Whether the files hold factorised tables as two matrices, so that loading needs
             ``trust_remote_code=True``.
+        curves: Whether ``training_curves.png`` lies beside the card.
         card_data: More keys of ``huggingface_hub.ModelCardData``, for example ``license``.
 
     Returns:
@@ -112,7 +116,7 @@ def render_card(
     snippet = None
     if load_name:
         snippet = usage_snippet(load_name, auto, architecture, data.library_name, trust_remote_code=stored_as_product)
-    block = _render_block(clean, data, name, snippet, stored_as_product)
+    block = _render_block(clean, data, name, snippet, stored_as_product, CURVES_FILE if curves else None)
     given = card_data | {"pipeline_tag": pipeline_tag, "library_name": library_name}
     explicit = {key for key, value in given.items() if value is not None} | set(_OUR_KEYS)
     return merge_card(existing, _front_matter(data), explicit, name, block)
@@ -137,6 +141,7 @@ def card_of_folder(folder: Path, **options: Any) -> str:
         "model_type": stock_type or config.get("model_type"),
         "architecture": (config.get("architectures") or [None])[0],
         "stored_as_product": stock_type is not None,
+        "curves": (folder / CURVES_FILE).is_file(),
     }
     if (folder / "modules.json").is_file():
         found["library_name"] = "sentence-transformers"
@@ -256,6 +261,7 @@ def _render_block(
     name: str,
     snippet: str | None,
     stored_as_product: bool,
+    curves: str | None,
 ) -> str:
     """Render the part between the marks."""
     environment = jinja2.Environment(
@@ -279,7 +285,11 @@ def _render_block(
         fertility=_fertility_rows(report),
         method=method,
         method_config=json.dumps(report.method_config, ensure_ascii=False, sort_keys=True),
-        training=sorted((report.training or {}).items()),
+        training=run_rows(report.training or {}),
+        stages=stage_rows(report.training or {}),
+        texts=text_rows(report.training or {}),
+        measures=measures_table(report.training or {}),
+        curves=curves,
         distillations=_distillation_rows(report),
         limits=_limits(report, bool(data.language)),
     )
@@ -356,7 +366,8 @@ def _limits(report: ExtensionReport, language_known: bool) -> list[str]:
             "vocabulary was replaced.",
         ),
     ]
-    return list(dict.fromkeys([text for holds, text in limits if holds] + list(report.notes)))
+    told = [text for holds, text in limits if holds] + training_limits(report.training)
+    return list(dict.fromkeys(told + list(report.notes)))
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,101 @@
+"""What a card says of training: the run, its stages, its curves, and what must be known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..evaluation.curves import curves_table
+
+_LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "tokens": ("tokens", lambda value: f"{value:,}"),
+    "bytes": ("bytes of text", lambda value: f"{value:,}"),
+    "steps": ("optimizer steps", lambda value: f"{value:,}"),
+    "epochs": ("epochs", lambda value: f"{value:.3g}"),
+    "batch_size": ("sequences per step", lambda value: f"{value:,}"),
+    "learning_rate": ("learning rate", lambda value: f"{value:.3g}"),
+    "schedule": ("schedule", str),
+    "optimizer": ("optimizer", str),
+    "weight_decay": ("weight decay", lambda value: f"{value:.3g}"),
+    "precision": ("precision", str),
+    "replay_share": ("source-language text in the training text, by bytes", lambda value: f"{100 * value:.1f} %"),
+    "hours": ("time, measuring left out", lambda value: f"{value:.2f} h" if value >= 0.1 else f"{3600 * value:.0f} s"),
+    "device": ("device", str),
+    "processes": ("processes", str),
+    "seed": ("seed", str),
+}
+"""In the order of the card; other keys follow by name."""
+_ELSEWHERE = frozenset({"stages", "history", "texts", "planned_steps"})
+
+
+def run_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return label and value of what a run was."""
+    rows = [
+        (label, _shown(form, training[key])) for key, (label, form) in _LABELS.items() if training.get(key) is not None
+    ]
+    others = sorted(set(training) - set(_LABELS) - _ELSEWHERE)
+    return rows + [(key, str(training[key])) for key in others]
+
+
+def _shown(form: Callable[[Any], str], value: Any) -> str:
+    """Return a value in its form; as it is where the user has written something else there."""
+    return str(value) if isinstance(value, str) else form(value)
+
+
+def stage_rows(training: Mapping[str, Any]) -> list[tuple[str, int, int | None, int | None]]:
+    """Return name, first step, last step and number of trained values of each stage."""
+    stages = list(training.get("stages") or ())
+    ends = [*(stage["begin"] for stage in stages[1:]), training.get("steps")][: len(stages)]
+    return [
+        (stage["stage"], stage["begin"] + 1, end, stage.get("trained"))
+        for stage, end in zip(stages, ends, strict=True)
+    ]
+
+
+def measures_table(training: Mapping[str, Any]) -> str:
+    """Return the measures of a run as a Markdown table; empty without two of them."""
+    history = training.get("history") or ()
+    return curves_table(history) if len(history) > 1 else ""
+
+
+def text_rows(training: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
+    """Return name, language, documents and bytes of each text that was measured."""
+    return [
+        (name, "source" if text.get("source") else "new", text["documents"], text["bytes"])
+        for name, text in (training.get("texts") or {}).items()
+    ]
+
+
+def training_limits(training: Mapping[str, Any] | None) -> list[str]:
+    """Return what a reader must know of a run: how short it was, what it cost the source language."""
+    if not training:
+        return []
+    limits = []
+    steps, planned = training.get("steps"), training.get("planned_steps")
+    if isinstance(training.get("tokens"), int):
+        limits.append(f"The model was trained on {training['tokens']:,} tokens after its vocabulary changed.")
+    if isinstance(steps, int) and isinstance(planned, int) and 0 < steps < planned:
+        limits.append(f"Training stands at step {steps:,} of {planned:,}.")
+    texts, history = training.get("texts") or {}, training.get("history") or []
+    source = [name for name, text in texts.items() if text.get("source")]
+    for name in source:
+        values = [entry[f"bits_per_byte_{name}"] for entry in history if f"bits_per_byte_{name}" in entry]
+        if len(values) > 1:
+            limits.append(_retention(name, values[0], values[-1]))
+    if texts and not source:
+        limits.append("What training cost the source language was not measured.")
+    return limits
+
+
+def _retention(name: str, before: float, after: float) -> str:
+    """Say what training did to the source language."""
+    change = 100 * (after / before - 1)
+    if change >= 0.05:
+        verdict = f"{change:.1f} % worse"
+    else:
+        verdict = f"{-change:.1f} % better" if change <= -0.05 else "nothing was lost"
+    numbers = f"bits per byte went from {before:.3f} to {after:.3f} in training"
+    return f"On source-language text ('{name}') {numbers}: {verdict}."
+
+
+__all__ = ["measures_table", "run_rows", "stage_rows", "text_rows", "training_limits"]
