@@ -16,6 +16,7 @@ import torch
 
 from .hub_server import running_hub
 
+_FILE = "/{repo_id}/resolve/{revision}/{filename}"
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,5 +41,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with running_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # the Trainer's, kept for a process
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + _FILE)
         yield running
     huggingface_hub.close_session()
