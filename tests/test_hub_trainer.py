@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from hf_vocab_extend import VocabExtensionCallback
+from hf_vocab_extend.adaptation.publishing import UnwrittenToken
 from hf_vocab_extend.adaptation.trainer import VocabExtensionTrainer
 from hf_vocab_extend.errors import MissingResourceError
 from hf_vocab_extend.hub.card import split_front_matter
@@ -74,6 +77,11 @@ def test_push_to_hub_in_the_arguments(strategy: str, hub: Hub, tmp_path: Path) -
         assert "last-checkpoint/model.safetensors" in tree
     trainer.push_to_hub()
     check_card(tree["README.md"].decode())
+    assert "training_args.bin" in tree
+    for name, content in tree.items():
+        assert WRITE_TOKEN.encode() not in content, name
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or WRITE_TOKEN.encode() not in path.read_bytes(), path
 
 
 def test_own_prose_on_the_hub_stays(hub: Hub, tmp_path: Path) -> None:
@@ -110,6 +118,13 @@ def test_a_hub_that_does_not_answer_stops_the_push_not_the_training(
     trainer.train()
     assert "left as it is for now" in caplog.text
     assert WRITE_TOKEN not in caplog.text
+
+
+def test_a_token_that_is_not_written() -> None:
+    token = UnwrittenToken(WRITE_TOKEN)
+    assert pickle.loads(pickle.dumps({"token": token})) == {"token": ""}
+    assert copy.deepcopy(token) == copy.copy(token) == WRITE_TOKEN
+    assert f"Bearer {token}" == f"Bearer {WRITE_TOKEN}"
 
 
 def test_our_own_push_after_training(hub: Hub, tmp_path: Path) -> None:

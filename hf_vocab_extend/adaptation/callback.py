@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from ..errors import InvalidOptionError
 from ..result import VocabExtension
+from .checkpoints import CheckpointPart
 from .host import Guard, running_trainer
 from .launchers import prepare_launch
 from .locate import check_rows, locate_extension
+from .measures import MeasuresPart, Texts
+from .publishing import PublishPart, push_trained
 from .rows import new_row_ids
 from .stage_part import StagePart
 from .stages import Stages, as_stages
 from .tables import plain_model
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
     from torch import nn
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -39,7 +45,13 @@ class VocabExtensionCallback(TrainerCallback):
     """
 
     def __init__(
-        self, extension: VocabExtension | str | os.PathLike[str] | None = None, *, stages: Stages | None = None
+        self,
+        extension: VocabExtension | str | os.PathLike[str] | None = None,
+        *,
+        stages: Stages | None = None,
+        texts: Texts | None = None,
+        source_texts: Texts | None = None,
+        measures: bool | Mapping[str, Any] = True,
     ) -> None:
         """Set up the callback; nothing is read or changed before training.
 
@@ -49,14 +61,21 @@ class VocabExtensionCallback(TrainerCallback):
             stages: Name of a preset (:data:`~hf_vocab_extend.adaptation.stages.PRESETS`), one or more
                 :class:`~hf_vocab_extend.adaptation.stages.Stage`, or mappings of their fields. By default everything
                 trains from the first step on.
+            texts: Held-out documents of the new language, a list or lists by name: their bits per byte are measured
+                at the start, at each evaluation, and at the end.
+            source_texts: The same of the source language, for what it retains.
+            measures: False to measure nothing; or more options of
+                :class:`~hf_vocab_extend.adaptation.measures.MeasuresPart`, such as ``{"every": 100}``.
 
         Raises:
-            InvalidOptionError: If a stage is wrong.
+            InvalidOptionError: If a stage, a text or an option is wrong.
         """
         self._given = extension
         self.extension = extension if isinstance(extension, VocabExtension) else None
         self._stage_part = StagePart(as_stages(stages))
-        self._parts: tuple[TrainerCallback, ...] = (self._stage_part,)
+        self._measures = _measures_part(texts, source_texts, measures)
+        self._parts: list[Any] = [part for part in (self._stage_part, self._measures) if part is not None]
+        self._publish = PublishPart(self.extension)
         self._guard: Guard | None = None
 
     @property
@@ -68,6 +87,11 @@ class VocabExtensionCallback(TrainerCallback):
     def history(self) -> list[dict[str, Any]]:
         """The stages that have begun: ``stage``, ``begin`` (optimizer step), ``trained`` (number of values)."""
         return self._stage_part.history
+
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """What was measured in the present or last run: ``step``, ``bits_per_byte_NAME`` and others."""
+        return [] if self._measures is None else self._measures.history
 
     def find_extension(self, model: nn.Module, tokenizer: Any) -> VocabExtension:
         """Return the extension that was given, or that lies where the model was loaded from, and check its rows.
@@ -86,7 +110,8 @@ class VocabExtensionCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set what a launcher must know before it wraps the model."""
+        """Set what a launcher must know before it wraps the model; keep the Hub's token out of the Trainer's files."""
+        self._publish.on_init_end(args, state, control, **kwargs)
         if any("all" not in stage.train for stage in self.stages):
             prepare_launch(args, running_trainer())
 
@@ -105,6 +130,8 @@ class VocabExtensionCallback(TrainerCallback):
         try:
             self._stage_part.begin(args, state, new_row_ids(extension), kwargs)
             self._guard = Guard(running_trainer(), self.restore)
+            if self._measures is not None:
+                self._measures.extension = extension
             self._call("on_train_begin", self._parts[1:], args, state, control, kwargs)
         except BaseException:
             self.restore()
@@ -119,6 +146,28 @@ class VocabExtensionCallback(TrainerCallback):
         finally:
             self.restore()
 
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put tokenizer, report, mapping and our card where the Trainer pushes from, before or after training, too."""
+        self._publish.extension = self.extension
+        running = self._parts if self._stage_part.run is not None else []
+        self._publish.checkpoints = next((part for part in running if isinstance(part, CheckpointPart)), None)
+        self._publish.on_push_begin(args, state, control, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Save, verify and push the trained model in one commit, without the Trainer's own push.
+
+        Args:
+            repo_id: ``user/name`` or ``name``.
+            options: Options of :meth:`VocabExtension.push_to_hub`, such as ``private=True``.
+
+        Raises:
+            MissingResourceError: If no extension is known, because none was given and training has not begun.
+            HubError: If the Hub refuses; the message says what to do.
+        """
+        return push_trained(self.extension, repo_id, options)
+
     def restore(self) -> None:
         """Give ``requires_grad``, hooks, rates and arguments back as they were before training; values stay.
 
@@ -127,12 +176,13 @@ class VocabExtensionCallback(TrainerCallback):
         if self._guard is not None:
             self._guard.release()
             self._guard = None
-        self._stage_part.end()
+        for part in reversed(self._parts):
+            part.end()
 
     def _call(
         self,
         event: str,
-        parts: tuple[TrainerCallback, ...],
+        parts: Iterable[TrainerCallback],
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
@@ -176,6 +226,24 @@ for _event in (
     "on_prediction_step",
 ):
     setattr(VocabExtensionCallback, _event, _forwarded(_event))
+
+
+def _measures_part(
+    texts: Texts | None, source_texts: Texts | None, options: bool | Mapping[str, Any]
+) -> MeasuresPart | None:
+    """Return the part that measures, None if nothing is to be measured.
+
+    Raises:
+        InvalidOptionError: If there are texts and nothing to do with them, or an option is unknown.
+    """
+    if options is False:
+        if texts is None and source_texts is None:
+            return None
+        raise InvalidOptionError("There are texts, and measures=False. Leave one of them out.")
+    try:
+        return MeasuresPart(None, texts, source_texts=source_texts, **({} if options is True else dict(options)))
+    except TypeError as error:
+        raise InvalidOptionError(f"measures={options!r} cannot be used ({error}). Give options by name.") from error
 
 
 def _tokenizer_of(processing: Any) -> Any:

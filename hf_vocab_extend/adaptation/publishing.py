@@ -47,6 +47,25 @@ _CARD_OPTIONS = {
 _LISTS = {"tags", "datasets"}
 
 
+class UnwrittenToken(str):
+    """A token that is there while a process lives, and empty where it is pickled.
+
+    ``Trainer`` pickles its arguments into ``training_args.bin``, which goes into every checkpoint and to the Hub, with
+    ``hub_token`` in plain text.
+    """
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[str], tuple[str]]:
+        return str, ("",)
+
+    def __copy__(self) -> UnwrittenToken:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> UnwrittenToken:
+        return self
+
+
 class PublishPart(TrainerCallback):
     """Keeps our card where a Trainer pushes: ``push_to_hub``, and ``push_to_hub=True`` with any ``hub_strategy``.
 
@@ -61,6 +80,13 @@ class PublishPart(TrainerCallback):
     def __init__(self, extension: VocabExtension | None = None) -> None:
         self.extension = extension
         self.checkpoints: CheckpointPart | None = None
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the token out of the files that the Trainer writes."""
+        if isinstance(args.hub_token, str):
+            args.hub_token = UnwrittenToken(args.hub_token)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
