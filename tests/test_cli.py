@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import logging
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +68,19 @@ def run(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, str, str]:
 
 def test_every_command_has_examples_and_each_parses() -> None:
     assert all(command.examples for command in COMMANDS)
-    assert NAMES == ["plan", "extend", "grow", "merge", "align", "fertility", "methods", "card", "push", "demo"]
+    assert NAMES == [
+        "plan",
+        "extend",
+        "grow",
+        "merge",
+        "align",
+        "distill",
+        "fertility",
+        "methods",
+        "card",
+        "push",
+        "demo",
+    ]
     for example in EXAMPLES:
         words = shlex.split(example)
         assert words[0] == "hf-vocab-extend"
@@ -119,7 +133,7 @@ LEFT_OUT = {  # parameters that the command line has in another form, or that ta
     | {"parallel", "dictionary", "word_vectors", "token_vectors", "helper_model"},
     extend_tokenizer: {"tokenizer", "corpus", "num_new_tokens"},
     merge_tokenizers: {"tokenizer", "other", "corpus", "return_report"},
-    push_folder: {"folder", "repo_id"},
+    push_folder: {"folder", "repo_id", "patience"},
     VocabExtension.save_pretrained: {"self", "save_directory", "extra_files", "language", "card"},
 }
 OPTIONS = {
@@ -240,18 +254,44 @@ def test_push_passes_on_what_was_given(capsys: pytest.CaptureFixture[str], monke
 
     def fake(folder: str, repo_id: str, **options: Any) -> Any:
         seen.append((folder, repo_id, options))
-        return SimpleNamespace(commit_url="https://example.org/c", pr_url=None, oid="abc")
+        repo_url = SimpleNamespace(repo_id=repo_id)
+        return SimpleNamespace(commit_url="https://example.org/c", pr_url=None, oid="abc", repo_url=repo_url)
 
     monkeypatch.setattr("hf_vocab_extend.hub.push.push_folder", fake)
     assert run(capsys, "push", "folder", "me/x")[0] == 0
     code, out, err = run(capsys, "push", "folder", "me/x", "--private", "--token", "SECRET", "--create-pr")
     assert "SECRET" not in out + err
     run(capsys, "push", "folder", "me/x", "--no-private", "--revision", "dev", "--commit-message", "text")
+    run(capsys, "push", "folder", "me/x", "--public", "--message", "text")
+    _, out, _ = run(capsys, "push", "folder", "me/x", "--format", "json")
+    assert json.loads(out) == {
+        "repo_id": "me/x",
+        "commit_url": "https://example.org/c",
+        "pr_url": None,
+        "oid": "abc",
+    }
     assert [item[2] for item in seen] == [
         {},
         {"private": True, "token": "SECRET", "create_pr": True},
         {"private": False, "revision": "dev", "commit_message": "text"},
+        {"private": False, "commit_message": "text"},
+        {},
     ]
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*args: Any, **options: Any) -> Any:
+        warnings.warn("first\nsecond", UserWarning, stacklevel=2)
+        logging.getLogger("hf_vocab_extend.hub").warning("third")
+        raise KeyboardInterrupt("nothing was sent")
+
+    monkeypatch.setattr("hf_vocab_extend.hub.push.push_folder", warn)
+    shown, handlers = warnings.showwarning, list(logging.getLogger("hf_vocab_extend").handlers)
+    code, _, err = run(capsys, "push", "folder", "me/x")
+    assert code == 130
+    assert err.splitlines() == ["warning: first second", "warning: third", "nothing was sent"]
+    assert warnings.showwarning is shown
+    assert logging.getLogger("hf_vocab_extend").handlers == handlers
 
 
 BAD_CALLS = {

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import VocabExtendError
-from . import align, card, demo, extend, fertility, grow, merge, methods, plan, push
+from . import align, card, demo, distill, extend, fertility, grow, merge, methods, plan, push, train
 from .common import Answer, Command
 
 COMMANDS: tuple[Command, ...] = (
     plan.COMMAND,
     extend.COMMAND,
+    train.COMMAND,
     grow.COMMAND,
     merge.COMMAND,
     align.COMMAND,
+    distill.COMMAND,
     fertility.COMMAND,
     methods.COMMAND,
     card.COMMAND,
@@ -86,13 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help or what is wrong
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     debug = getattr(args, "debug", False)
-    if getattr(args, "verbose", False):
-        _log_to_stderr()
     try:
-        answer: Answer = args.run(args)
+        with _warnings_to_stderr(verbose=getattr(args, "verbose", False)):
+            answer: Answer = args.run(args)
         _print(answer, getattr(args, "format", "text"))
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "Interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,12 +125,28 @@ def _fail(message: str, command: str, debug: bool) -> int:
     return EXIT_ERROR
 
 
-def _log_to_stderr() -> None:
-    """Show what the library logs."""
-    import logging
+@contextmanager
+def _warnings_to_stderr(*, verbose: bool) -> Iterator[None]:
+    """Show warnings as one line each, without a line of source, and what the library logs; as before afterwards."""
 
-    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
-    logging.getLogger("hf_vocab_extend").setLevel(logging.INFO)
+    def show(message: Warning | str, *where: object, **more: object) -> None:
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbose else "warning: %(message)s"))
+    library = logging.getLogger("hf_vocab_extend")
+    level = library.level
+    library.addHandler(handler)
+    if verbose:
+        library.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
 
 
 if __name__ == "__main__":

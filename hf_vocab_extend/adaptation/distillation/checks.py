@@ -74,7 +74,7 @@ def find_teacher(
             "source_model=."
         )
     if tokenizer is None:
-        tokenizer = find_source_tokenizer(model if model is not None else extension.model, None)
+        tokenizer = _source_tokenizer(extension, model)
     teacher = model if model is not None else extension.model
     n_ids, n_source = highest_id(tokenizer) + 1, extension.report.sizes["source_rows"]
     limit = rows_of(teacher) if model is not None else n_source
@@ -84,6 +84,25 @@ def find_teacher(
             "untouched model."
         )
     return teacher, tokenizer
+
+
+def _source_tokenizer(extension: VocabExtension, model: PreTrainedModel | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer beside the untouched model, or beside the base model that the report names."""
+    if model is not None:
+        return find_source_tokenizer(model, None)
+    name = extension.report.base_model
+    if not name:
+        raise MissingResourceError(
+            "The report names no base model, so the source tokenizer cannot be found. Pass tokenizer=."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise MissingResourceError(
+            f"No tokenizer could be loaded from '{name}' ({type(error).__name__}). Pass tokenizer=."
+        ) from error
 
 
 def check_layer(model: PreTrainedModel, teacher: PreTrainedModel, layer: int) -> None:

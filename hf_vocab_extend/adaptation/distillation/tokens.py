@@ -37,7 +37,7 @@ COUNTS = (
     "snippet_length",
     "max_snippets",
     "epochs",
-    "max_steps",
+    "steps",
     "batch_size",
     "evaluate_every",
 )
@@ -55,7 +55,7 @@ def distill_tokens(
     snippet_length: int = 50,
     max_snippets: int | None = None,
     epochs: int = 1,
-    max_steps: int | None = None,
+    steps: int | None = None,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     average: float = 0.9,
@@ -83,7 +83,7 @@ def distill_tokens(
         snippet_length: Tokens of a piece at most.
         max_snippets: Most pieces of all.
         epochs: Passes over the pieces.
-        max_steps: Steps at most.
+        steps: Steps at most; by default what the passes take.
         batch_size: Pieces of a step.
         learning_rate: Highest step size of Adam.
         average: Decay of the moving average of the rows, which is what is kept; 0 for the last rows.
@@ -128,12 +128,12 @@ def distill_tokens(
             "both tokenizers meet. Bring text in the new language."
         )
     train, held_out = _split(snippets.items)
-    steps = epochs * -(-len(train) // batch_size)
-    steps = steps if max_steps is None else min(steps, max_steps)
-    schedule = Schedule(steps, learning_rate, average, 0.0, evaluate_every or -(-steps // LOOKS))
+    whole = epochs * -(-len(train) // batch_size)
+    n_steps = whole if steps is None else min(whole, steps)
+    schedule = Schedule(n_steps, learning_rate, average, 0.0, evaluate_every or -(-n_steps // LOOKS))
     matching = _matching(extension, (teacher, source), ids, target_layer, causal, next_token)
     generator = torch.Generator().manual_seed(seed)
-    order = _order(len(train), steps * batch_size, generator)
+    order = _order(len(train), n_steps * batch_size, generator)
 
     def backward(step: int) -> float:
         chosen = order[step * batch_size : (step + 1) * batch_size]

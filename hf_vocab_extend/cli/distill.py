@@ -1,0 +1,135 @@
+"""``hf-vocab-extend distill``: refine the new rows of a saved extension, and nothing else of it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidOptionError
+from .common import (
+    Answer,
+    Command,
+    add_corpus_options,
+    add_trust_option,
+    check_output,
+    corpus_of,
+    given,
+    load_model,
+    load_tokenizer,
+    option_adder,
+)
+
+BOTH = ("steps", "batch_size", "learning_rate", "average", "target_layer", "evaluate_every", "seed")
+TOKENS = ("snippets_per_token", "snippet_length", "max_snippets", "epochs", "next_token")
+PARALLEL = ("temperature", "contrast", "balance", "anchor", "max_length", "tolerance", "patience")
+SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("folder", metavar="FOLDER", help="what extend has saved: a folder or a name on the Hub")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="a new or empty folder")
+    add_corpus_options(parser, required=False)
+    named = {"action": "append", "metavar": "[NAME=]PATH"}
+    parser.add_argument(
+        "--parallel", help="sentence pairs, source language first; once for each corpus, with its name", **named
+    )
+    parser.add_argument(
+        "--dev", help="held-out pairs that decide which rows are kept (default: 5 %% of each)", **named
+    )
+    parser.add_argument(
+        "--pair-columns", nargs=2, metavar=("SOURCE", "TARGET"), help="columns of TSV files with a header"
+    )
+    parser.add_argument("--teacher", metavar="MODEL", help="the untouched model (default: the base that FOLDER names)")
+    add = option_adder(parser, "adaptation.distillation.parallel", "distill_parallel")
+    add("--steps", "steps; from text: at most so many of one pass", type=int, metavar="N")
+    add("--learning-rate", "highest step size of Adam", type=float, metavar="X")
+    add("--batch-size", "pairs of a step; from text: 16 pieces", type=int, metavar="N")
+    add("--average", "decay of the moving average of the rows, 0 for none", type=float, metavar="X")
+    add("--target-layer", "layer whose states are matched, -1 for the last", type=int, metavar="N")
+    add("--evaluate-every", "steps between looks at held-out text", type=int, metavar="N")
+    add("--seed", "seed of all randomness", type=int, metavar="N")
+    pairs = option_adder(
+        parser.add_argument_group("from pairs"), "adaptation.distillation.parallel", "distill_parallel"
+    )  # type: ignore[arg-type]
+    pairs("--temperature", "of the contrast", type=float, metavar="X")
+    pairs("--contrast", "weight of the contrast", type=float, metavar="X")
+    pairs("--balance", "0 takes corpora by their size, 1 in equal shares", type=float, metavar="X")
+    pairs("--anchor", "pull of rarely seen rows to their start", type=float, metavar="X")
+    pairs("--max-length", "tokens of a sentence at most", type=int, metavar="N")
+    pairs("--tolerance", "how far a held-out corpus may fall below its start", type=float, metavar="X")
+    pairs("--patience", "looks without better rows after which to stop", type=int, metavar="N")
+    text = option_adder(parser.add_argument_group("from text"), "adaptation.distillation.tokens", "distill_tokens")  # type: ignore[arg-type]
+    text("--snippets-per-token", "pieces of text for each new token", type=int, metavar="N")
+    text("--snippet-length", "tokens of a piece at most", type=int, metavar="N")
+    text("--max-snippets", "most pieces of all", type=int, metavar="N")
+    text("--epochs", "passes over the pieces", type=int, metavar="N")
+    text("--no-next-token", "match states only, do not learn from the text", action="store_false", dest="next_token")
+    save = option_adder(parser, "result", "save_pretrained")
+    save("--license", "licence for the card (default: what the base model states)", metavar="ID")
+    save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
+    save("--overwrite", "write into a folder that is not empty", action="store_true")
+    save("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
+    add_trust_option(parser)
+
+
+def run(args: Namespace) -> Answer:
+    """Load, distil, save."""
+    if not hasattr(args, "corpus") and not hasattr(args, "parallel"):
+        raise InvalidOptionError("There is nothing to learn from. Give --corpus, --parallel, or both.")
+    if hasattr(args, "dev") and not hasattr(args, "parallel"):
+        raise InvalidOptionError("--dev holds pairs for --parallel. Give that too.")
+    output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
+    corpus, pairs, dev = corpus_of(args), _pairs(args, "parallel"), _pairs(args, "dev")
+
+    from ..adaptation.distillation.parallel import distill_parallel
+    from ..adaptation.distillation.tokens import distill_tokens
+    from ..adaptation.locate import locate_extension
+
+    trust = getattr(args, "trust_remote_code", False)
+    tokenizer = load_tokenizer(args.folder, trust_remote_code=trust)
+    model = load_model(args.folder, trust_remote_code=trust)
+    extension = locate_extension(model, tokenizer, args.folder)
+    base = getattr(args, "teacher", extension.report.base_model)
+    if base is None:
+        raise InvalidOptionError("The report names no base model. Give the untouched model with --teacher.")
+    teacher, source = load_model(base, trust_remote_code=trust), load_tokenizer(base, trust_remote_code=trust)
+    if corpus is not None:
+        distill_tokens(extension, teacher, corpus, tokenizer=source, **given(args, BOTH + TOKENS))
+    if pairs is not None:
+        distill_parallel(extension, teacher, source, pairs, dev_pairs=dev, **given(args, BOTH + PARALLEL))
+    extension.save_pretrained(output, **given(args, SAVE_OPTIONS))
+    saved = str(Path(args.output_dir))
+    text = f"{extension.report}\n\nSaved to {saved}, with its card in {Path(saved) / 'README.md'}"
+    return Answer({"output_dir": saved, "report": extension.report.to_dict()}, text)
+
+
+def _pairs(args: Namespace, name: str) -> dict[str, Any] | None:
+    """Open the pairs of one option by the names of their corpora; a file without a name goes by that of the file."""
+    from ..resources.parallel import open_pairs
+
+    if not hasattr(args, name):
+        return None
+    columns = tuple(args.pair_columns) if hasattr(args, "pair_columns") else None
+    opened = {}
+    for item in getattr(args, name):
+        label, sign, path = item.partition("=")
+        if not sign or Path(item).is_file():
+            label, path = Path(item).name.split(".")[0], item
+        if label in opened:
+            raise InvalidOptionError(f"--{name} names the corpus '{label}' twice. Give each file a name: NAME=PATH.")
+        opened[label] = open_pairs(path, columns=columns)
+    return opened
+
+
+COMMAND = Command(
+    name="distill",
+    summary="Refine the new rows of a saved extension, from text or from sentence pairs, and save it.",
+    examples=(
+        "hf-vocab-extend distill ./bert-sw ./bert-sw-distilled --parallel bible=bible.tsv --parallel news=news.tsv",
+        "hf-vocab-extend distill ./llama-sw ./llama-sw-distilled --corpus swahili.txt --teacher ./llama",
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)
