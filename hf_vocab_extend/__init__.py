@@ -18,6 +18,7 @@ _EXPORTS = {
     "LanguageHeads": "modeling.language_heads",
     "Stage": "adaptation.stages",
     "TokenMapping": "mapping",
+    "TrainingOptions": "adaptation.training",
     "VocabExtension": "result",
     "VocabExtensionCallback": "adaptation.callback",
     "VocabExtensionTrainer": "adaptation.trainer",
@@ -32,6 +33,8 @@ _EXPORTS = {
     "factorize_embeddings": "surgery.factorize",
     "factorized_parameter_groups": "surgery.parameter_groups",
     "list_methods": "methods",
+    "load_adapter": "adaptation.adapter_files",
+    "lora_arguments": "adaptation.adapters",
     "measure_fertility": "vocab.fertility",
     "merge_factorized": "surgery.factorize",
     "merge_tokenizers": "vocab.merging",
@@ -39,9 +42,13 @@ _EXPORTS = {
     "parameter_groups": "adaptation.learning_rates",
     "register_method": "methods",
     "render_card": "hub.card",
+    "save_adapter": "adaptation.adapter_files",
+    "train_language_model": "adaptation.training",
 }
 
 if TYPE_CHECKING:
+    from .adaptation.adapter_files import load_adapter, save_adapter
+    from .adaptation.adapters import lora_arguments
     from .adaptation.callback import VocabExtensionCallback
     from .adaptation.distillation.parallel import distill_parallel
     from .adaptation.distillation.tokens import distill_tokens
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     from .adaptation.replay import mix_replay
     from .adaptation.stages import Stage
     from .adaptation.trainer import VocabExtensionTrainer, VocabExtensionTrainerMixin
+    from .adaptation.training import TrainingOptions, train_language_model
     from .evaluation.bits_per_byte import bits_per_byte
     from .extend import extend_vocabulary
     from .hub.card import render_card
@@ -72,6 +80,7 @@ __all__ = [
     "LanguageHeads",
     "Stage",
     "TokenMapping",
+    "TrainingOptions",
     "VocabExtension",
     "VocabExtensionCallback",
     "VocabExtensionTrainer",
@@ -87,6 +96,8 @@ __all__ = [
     "factorize_embeddings",
     "factorized_parameter_groups",
     "list_methods",
+    "load_adapter",
+    "lora_arguments",
     "measure_fertility",
     "merge_factorized",
     "merge_tokenizers",
@@ -94,6 +105,8 @@ __all__ = [
     "parameter_groups",
     "register_method",
     "render_card",
+    "save_adapter",
+    "train_language_model",
 ]
 
 registration.install()

@@ -52,12 +52,20 @@ def python_defaults(module: str, function: str) -> dict[str, Any]:
 
     Args:
         module: Module inside this package, for example ``"extend"``.
-        function: Name of a function there.
+        function: Name of a function or dataclass there.
     """
     source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         return {}
     tree = ast.parse(source.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == function:
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+            return {
+                item.target.id: ast.literal_eval(item.value)
+                for item in fields
+                if isinstance(item.target, ast.Name) and isinstance(item.value, ast.Constant)
+            }
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
     if not nodes:
         return {}

@@ -1,0 +1,451 @@
+"""Continued pretraining on plain text in one call: data, Trainer, callback and the trained model put together."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._logging import get_logger
+from .._optional import require
+from ..errors import InvalidOptionError, MissingResourceError, OutputFolderError
+from ..result import VocabExtension
+from .objectives import choose_objective
+from .replay import HELD_OUT_LINES
+from .stages import Stages, as_stages
+from .training_data import DataOptions, TrainingData, check_trains, make_training_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+    from ..resources.corpus import CorpusLike
+
+logger = get_logger(__name__)
+
+LONGEST_BLOCK = 512
+"""Default length of blocks, if the model reads as much."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How :func:`train_language_model` trains; the command line has the same options.
+
+    Attributes:
+        objective: ``"causal"``, ``"masked"``, ``"span"``, or ``"auto"`` for the one of the model's class.
+        block_size: Tokens in an example; by default 512, or as many as the model reads.
+        pack: Join documents, so that no example is padded.
+        documents_apart: Keep attention inside documents (causal models that make their mask from positions).
+        streaming: Read the corpora while training; for those that fit in no memory. Needs ``steps`` or ``tokens``.
+        shuffle_buffer: Examples to shuffle among when streaming.
+        replay_share: Share of bytes of source text, if there is any.
+        held_out: Lines held out of each corpus to measure on.
+        stages: What trains when, see :mod:`~hf_vocab_extend.adaptation.stages`; everything by default.
+        steps: Optimizer steps.
+        epochs: Passes over the text, 1 by default.
+        tokens: Tokens to train on.
+        learning_rate: Highest learning rate.
+        warmup: Share of the steps over which the rate rises; it then falls as a cosine.
+        weight_decay: Weight decay of AdamW.
+        batch_size: Examples on a device at once.
+        gradient_accumulation: Batches to an optimizer step.
+        bf16: Compute in bfloat16.
+        gradient_checkpointing: Compute activations again to save memory.
+        evaluations: How often to measure and to save a checkpoint.
+        lora: Rank of LoRA on the body; None trains the weights themselves.
+        lora_tables: What of the tables trains beside it: ``"new_rows"``, ``"full"`` or ``"none"``.
+        resume: Go on from the last checkpoint in the work folder.
+        seed: Seed of all randomness.
+        logger: Where the Trainer logs: ``"none"``, ``"tensorboard"``, ``"wandb"``.
+        training_arguments: More arguments of ``TrainingArguments``.
+    """
+
+    objective: str = "auto"
+    block_size: int | None = None
+    pack: bool = True
+    documents_apart: bool = False
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    replay_share: float = 0.1
+    held_out: int = HELD_OUT_LINES
+    stages: Stages | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: int | None = None
+    learning_rate: float = 5e-5
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    evaluations: int = 10
+    lora: int | None = None
+    lora_tables: str = "new_rows"
+    resume: bool = False
+    seed: int = 0
+    logger: str = "none"
+    training_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            InvalidOptionError: It names the option.
+        """
+        lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise InvalidOptionError(f"The training has {' and '.join(lengths)}. Give one of them.")
+        if self.streaming and self.steps is None and self.tokens is None:
+            raise InvalidOptionError("A stream has no end: give steps or tokens to train on.")
+        for name in ("steps", "epochs", "tokens", "learning_rate", "batch_size", "gradient_accumulation", "lora"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InvalidOptionError(f"{name} is {value}. Give a number above 0.")
+        if not 0 <= self.warmup <= 1 or self.evaluations < 0:
+            raise InvalidOptionError(
+                f"warmup is {self.warmup} and evaluations is {self.evaluations}. Give a share of the steps, and 0 or "
+                "more times."
+            )
+        as_stages(self.stages)
+
+
+@dataclass
+class TrainingRun:
+    """A training that is over.
+
+    Attributes:
+        model: The trained transformers model, adapters merged.
+        tokenizer: Its tokenizer.
+        extension: The extension with the trained model and the report of the training; None for a model that was
+            not extended.
+        metrics: What the Trainer measured at the end: losses, seconds.
+        measures: What was measured on the way, see :class:`~hf_vocab_extend.adaptation.measures.MeasuresPart`.
+        is_main: Whether this process is the one that writes.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    extension: VocabExtension | None
+    metrics: dict[str, Any]
+    measures: list[dict[str, Any]]
+    is_main: bool
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, overwrite: bool = False, **options: Any
+    ) -> None:
+        """Write a folder that plain ``from_pretrained`` loads, complete or not at all; in the main process only.
+
+        Args:
+            save_directory: Where to write.
+            overwrite: Write into a folder that is not empty.
+            options: More options of :meth:`VocabExtension.save_pretrained`, for an extension.
+
+        Raises:
+            OutputFolderError: If the folder cannot be written to.
+            VerificationError: If it does not load back equal.
+        """
+        if not self.is_main:
+            return
+        if self.extension is not None:
+            self.extension.save_pretrained(save_directory, overwrite=overwrite, **options)
+            return
+        from ..saving import check_output_folder, model_bytes, save_tokenizer, staged_folder
+        from ..verify import verify_folder
+
+        path = check_output_folder(save_directory, model_bytes(self.model), overwrite=overwrite)
+        with staged_folder(path) as folder:
+            self.model.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
+            for note in verify_folder(folder, self.model, self.tokenizer):
+                logger.warning("%s", note)
+
+
+def train_language_model(
+    model: PreTrainedModel | VocabExtension,
+    texts: CorpusLike,
+    work_folder: str | os.PathLike[str],
+    options: TrainingOptions | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    replay: CorpusLike | None = None,
+    evaluation: CorpusLike | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **changes: Any,
+) -> TrainingRun:
+    """Train a model further on plain text, with the Trainer and :class:`VocabExtensionCallback`.
+
+    Runs as it is under ``torchrun`` and ``accelerate launch``; call :meth:`TrainingRun.save_pretrained` in every
+    process, the main one writes.
+
+    Args:
+        model: What ``extend_vocabulary`` returned, or a model; the extension of one is looked for where it was loaded
+            from. It is trained in place.
+        texts: Text of the new language: anything that
+            :func:`~hf_vocab_extend.resources.corpus.open_corpus` reads; each line is a document.
+        work_folder: Where checkpoints go.
+        options: How to train.
+        tokenizer: The tokenizer of a model that is not extended.
+        replay: Text of the source language, of which ``replay_share`` is mixed in.
+        evaluation: Text to measure on; by default lines of ``texts`` are held out.
+        callbacks: More callbacks for the Trainer.
+        changes: Options that differ from ``options``.
+
+    Returns:
+        The trained model with all that belongs to it.
+
+    Raises:
+        InvalidOptionError: If an option is out of range, or stages are asked of a model that is not extended.
+        CorpusError: If a text is missing, empty or too short.
+        UnsupportedModelError: If the model's class is not trained on plain text.
+        OutputFolderError: If the work folder holds checkpoints and ``resume`` is not set.
+
+    Example:
+        >>> run = train_language_model(extension, "sw.txt", "work", replay="en.txt", stages="embeddings_first")
+        >>> run.save_pretrained("out")
+    """
+    chosen = replace(options or TrainingOptions(), **changes)
+    plain, extension = _with_extension(model, tokenizer)
+    tokenizer = tokenizer if extension is None else extension.tokenizer
+    if tokenizer is None:
+        raise InvalidOptionError("The tokenizer of the model is not known. Give it with tokenizer=.")
+    if extension is None and chosen.stages is not None:
+        raise InvalidOptionError(
+            "Stages train new rows and tables of an extended model, and none of vocab_extension.json lies beside this "
+            "one. Extend it first (hf-vocab-extend extend), or leave stages out."
+        )
+    checkpoint = _checkpoint(Path(work_folder), chosen.resume)
+    objective = choose_objective(plain, chosen.objective)
+    if chosen.documents_apart and objective != "causal":
+        raise InvalidOptionError(f"documents_apart is for causal models, and this one is trained as '{objective}'.")
+    size = chosen.block_size or _block_size(plain, tokenizer)
+    data = _data(chosen, objective, size, tokenizer, texts, replay, evaluation)
+    callback = _callback(chosen, objective, extension, data, replay is not None)
+    trained, adapter = _with_lora(plain, extension, chosen, objective)
+    trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder))
+    for one in (*(() if callback is None else (callback,)), *callbacks):
+        trainer.add_callback(one)
+    if callback is not None:
+        callback.on_init_end(trainer.args, trainer.state, trainer.control)
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
+    plain = _finished(trainer, plain, adapter, Path(work_folder))
+    measures = list(getattr(callback, "measures", []) or [])
+    if extension is not None:
+        extension.model = plain
+        extension.report = extension.report.with_training(
+            {**(extension.report.training or {}), **_facts(chosen, objective, size, data, trainer)}
+        )
+    return TrainingRun(plain, tokenizer, extension, metrics, measures, trainer.is_world_process_zero())
+
+
+def world_size() -> int:
+    """Return how many processes a launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1") or 1)
+
+
+def _with_extension(
+    model: PreTrainedModel | VocabExtension, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, VocabExtension | None]:
+    """Return a model, and its extension if there is one."""
+    from .locate import locate_extension
+
+    if isinstance(model, VocabExtension):
+        return model.model, model
+    try:
+        return model, locate_extension(model, tokenizer)
+    except MissingResourceError:
+        return model, None
+
+
+def _checkpoint(folder: Path, resume: bool) -> str | None:
+    """Return the checkpoint to go on from, if any.
+
+    Raises:
+        OutputFolderError: If there is one and the user did not ask to resume.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last is not None and not resume:
+        raise OutputFolderError(
+            f"'{folder.name}' holds {Path(last).name} of an earlier run. Set resume to go on from it, or remove it."
+        )
+    if resume and last is None:
+        logger.info("There is no checkpoint to resume from: the training begins.")
+    return last
+
+
+def _block_size(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the default length of blocks: 512, or what the model reads."""
+    config = model.config.get_text_config()
+    longest = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    known = [value for value in (*longest, tokenizer.model_max_length) if isinstance(value, int) and value > 8]
+    return min([LONGEST_BLOCK, *known])
+
+
+def _examples_per_step(options: TrainingOptions) -> int:
+    """Return how many examples an optimizer step takes, in all processes."""
+    return options.batch_size * options.gradient_accumulation * world_size()
+
+
+def _steps(options: TrainingOptions, size: int, n_examples: int | None) -> int:
+    """Return the number of optimizer steps."""
+    per_step = _examples_per_step(options)
+    if options.steps is not None:
+        return options.steps
+    if options.tokens is not None:
+        return max(1, math.ceil(options.tokens / (per_step * size)))
+    assert n_examples is not None
+    return max(1, math.ceil(math.ceil(n_examples / per_step) * (options.epochs or 1)))
+
+
+def _data(
+    options: TrainingOptions,
+    objective: str,
+    size: int,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: CorpusLike,
+    replay: CorpusLike | None,
+    evaluation: CorpusLike | None,
+) -> TrainingData:
+    """Return the data of a training."""
+    how = DataOptions(
+        objective=objective,
+        block_size=size,
+        pack=options.pack,
+        positions=options.documents_apart,
+        streaming=options.streaming,
+        shuffle_buffer=options.shuffle_buffer,
+        replay_share=options.replay_share,
+        held_out=options.held_out,
+        seed=options.seed,
+    )
+    limited = options.steps is not None or options.tokens is not None
+    examples = _steps(options, size, None) * _examples_per_step(options) if limited else None
+    data = make_training_data(
+        tokenizer,
+        texts,
+        how,
+        replay=replay,
+        evaluation=evaluation,
+        passes=options.epochs or 1,
+        examples=examples,
+    )
+    check_trains(data)
+    return data
+
+
+def _callback(
+    options: TrainingOptions, objective: str, extension: VocabExtension | None, data: TrainingData, replayed: bool
+) -> Any:
+    """Return the callback of an extended model."""
+    if extension is None:
+        return None
+    from .callback import VocabExtensionCallback
+
+    target, source = (data.held_out.get(name) for name in ("target", "source"))
+    return VocabExtensionCallback(
+        extension,
+        stages=options.stages,
+        texts={"target": target} if target else None,
+        source_texts={"source": source} if source else None,
+        measures=objective != "span",
+    )
+
+
+def _with_lora(
+    model: PreTrainedModel, extension: VocabExtension | None, options: TrainingOptions, objective: str
+) -> tuple[Any, Any]:
+    """Return the model to train, and the model of peft if there is one."""
+    if options.lora is None:
+        return model, None
+    peft = require("peft", "peft")
+    from .adapters import lora_arguments
+
+    tables = options.lora_tables if extension is not None else "none"
+    arguments = lora_arguments(extension or model, tables=tables, r=options.lora)
+    kinds = {"causal": "CAUSAL_LM", "span": "SEQ_2_SEQ_LM"}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type=kinds.get(objective), **arguments))
+    return adapted, adapted
+
+
+def _trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrainingData,
+    options: TrainingOptions,
+    size: int,
+    folder: Path,
+) -> Trainer:
+    """Return the Trainer, without our callback."""
+    require("accelerate", "train")
+    from transformers import TrainingArguments
+
+    from .trainer import VocabExtensionTrainer
+
+    steps = _steps(options, size, None if options.streaming else len(data.train))
+    every = max(1, steps // options.evaluations) if options.evaluations else steps
+    arguments = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": math.ceil(options.warmup * steps),
+        "weight_decay": options.weight_decay,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation,
+        "bf16": options.bf16,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "seed": options.seed,
+        "data_seed": options.seed,
+        "report_to": options.logger,
+        "remove_unused_columns": False,  # examples say which draw of the collator is theirs
+        "label_names": ["labels"],
+        "eval_strategy": "steps" if options.evaluations and data.evaluation is not None else "no",
+        "eval_steps": every,
+        "save_steps": every,
+        "save_total_limit": 2,
+        "logging_steps": max(1, steps // 100),
+    }
+    return VocabExtensionTrainer(
+        model=model,
+        args=TrainingArguments(**(arguments | dict(options.training_arguments))),
+        data_collator=data.collator,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        processing_class=tokenizer,
+    )
+
+
+def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Path) -> PreTrainedModel:
+    """Return the trained model, whole and without adapters."""
+    sharded = any(hasattr(parameter, "placements") for parameter in model.parameters())
+    if sharded or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        whole = folder / "whole"
+        trainer.save_model(str(whole))
+        trainer.accelerator.wait_for_everyone()
+        return type(model).from_pretrained(whole)
+    if adapter is not None:
+        return adapter.merge_and_unload()
+    return model
+
+
+def _facts(
+    options: TrainingOptions, objective: str, size: int, data: TrainingData, trainer: Trainer
+) -> dict[str, Any]:
+    """Return what the report says of the training beside what the callback has written."""
+    facts: dict[str, Any] = {"objective": objective, "block_size": size, "steps": trainer.state.global_step}
+    if "source" in data.held_out:
+        facts["replay_share"] = options.replay_share
+    if options.lora is not None:
+        facts |= {"lora_rank": options.lora, "lora_tables": options.lora_tables}
+    if data.facts:
+        facts["text"] = data.facts
+    return facts
+
+
+__all__ = ["TrainingOptions", "TrainingRun", "train_language_model", "world_size"]

@@ -1,0 +1,159 @@
+"""``hf-vocab-extend train``: from text to a trained folder."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_vocab_extend import extend_vocabulary
+from hf_vocab_extend.adaptation.training import TrainingOptions, train_language_model
+from hf_vocab_extend.adaptation.training_data import DataOptions, make_training_data
+from hf_vocab_extend.cli.main import main
+from hf_vocab_extend.cli.train import _add_config, read_config
+from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
+
+from .factories import english, gpt2_like, llama3_like, swahili
+from .tiny_models import make_llama
+
+SHORT = ("--block-size", "32", "--batch-size", "4", "--evaluations", "1", "--held-out", "8", "--warmup", "0.1")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Namespace:
+    """Folders of a model and of its extension, and texts."""
+    root = tmp_path_factory.mktemp("train")
+    tok = llama3_like()
+    model = make_llama(tok)
+    model.save_pretrained(root / "plain")
+    tok.save_pretrained(root / "plain")
+    extension = extend_vocabulary(model, gpt2_like(lines=swahili()), tokenizer=tok, method="subword")
+    extension.save_pretrained(root / "extended")
+    (root / "sw.txt").write_text("\n".join(swahili(150)), "utf-8")
+    (root / "en.txt").write_text("\n".join(english(150)), "utf-8")
+    return Namespace(
+        root=root, plain=root / "plain", extended=root / "extended", sw=root / "sw.txt", en=root / "en.txt"
+    )
+
+
+def train(capsys, *argv):
+    """Run the command; return exit code, standard output and standard error."""
+    code = main(["train", *map(str, argv)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_from_folder_to_folder(places, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, answer, err = train(
+        capsys, places.extended, out, "--corpus", places.sw, "--replay", places.en, "--steps", 4,
+        "--stages", "new_rows", "--learning-rate", 1e-2, *SHORT, "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    data = json.loads(answer)
+    start, end = data["measures"]["start"], data["measures"]["end"]
+    assert end["bits_per_byte_target"] < start["bits_per_byte_target"]
+    assert "bits_per_byte_source" in end
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (places.extended, out))
+    report = json.loads((out / "vocab_extension.json").read_text("utf-8"))
+    n_old = report["sizes"]["source_rows"]
+    assert torch.equal(before.lm_head.weight[:n_old], after.lm_head.weight[:n_old])
+    assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
+    assert report["training"]["objective"] == "causal"
+    assert report["training"]["replay_share"] == 0.1
+    assert AutoTokenizer.from_pretrained(out)("habari")["input_ids"]
+    assert "training" in (out / "README.md").read_text("utf-8").lower()
+    assert not Path(f"{out}.work").exists()
+
+
+def test_resumed_run_equals_an_unbroken_one(places, tmp_path):
+    text = places.sw.read_text("utf-8").splitlines()
+    model = AutoModelForCausalLM.from_pretrained(places.plain)
+    tok = AutoTokenizer.from_pretrained(places.plain)
+    options = TrainingOptions(steps=4, block_size=32, batch_size=4, evaluations=2, held_out=8, learning_rate=1e-2)
+    whole = train_language_model(model, text, tmp_path / "a", options, tokenizer=tok)
+    again = AutoModelForCausalLM.from_pretrained(places.plain)
+    resumed = tmp_path / "b"
+    resumed.mkdir()
+    (tmp_path / "a" / "checkpoint-2").rename(resumed / "checkpoint-2")
+    with pytest.raises(OutputFolderError, match="resume"):
+        train_language_model(again, text, resumed, options, tokenizer=tok)
+    run = train_language_model(again, text, resumed, options, tokenizer=tok, resume=True)
+    for one, other in zip(whole.model.parameters(), run.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_plain_model_lora_and_streaming(places, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, answer, err = train(
+        capsys, places.plain, out, "--corpus", places.sw, "--replay", places.en, "--steps", 2, "--streaming",
+        "--lora", 2, *SHORT,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Saved to" in answer
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (places.plain, out))
+    assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+    assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
+    code, _, err = train(capsys, places.plain, tmp_path / "no", "--corpus", places.sw, "--stages", "new_rows", *SHORT)
+    assert code == 1
+    assert "Extend it first" in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_config_file_and_command_line(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("corpus: sw.txt\nblock_size: 64\nlearning-rate: 1e-4\nbf16: true\nlanguage: [sw]\nsteps: 5\n")
+    args = Namespace(config=str(file), steps=9)
+    _add_config(args)
+    assert (args.corpus, args.block_size, args.learning_rate, args.bf16, args.language) == (
+        "sw.txt",
+        64,
+        1e-4,
+        True,
+        ["sw"],
+    )
+    assert args.steps == 9
+    (tmp_path / "t.toml").write_text('stages = [{train = ["new_rows"], steps = 2}, {train = ["all"]}]\n')
+    args = Namespace(config=str(tmp_path / "t.toml"))
+    _add_config(args)
+    assert json.loads(args.stages)[0]["steps"] == 2
+
+
+@pytest.mark.parametrize("text", ["learning_rat: 1", "steps: many", "bf16: 3", "model: x", "- steps", "steps: ["])
+def test_config_mistakes(tmp_path, text):
+    file = tmp_path / "train.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidOptionError):
+        _add_config(Namespace(config=str(file)))
+    with pytest.raises(InvalidOptionError, match="yaml"):
+        read_config(str(tmp_path / "train.ini"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 1, "epochs": 1}, {"streaming": True}, {"steps": 0}, {"warmup": 2}, {"stages": "none"}, {"lora": 0}],
+)
+def test_options_out_of_range(changes):
+    with pytest.raises(InvalidOptionError):
+        TrainingOptions(**changes)
+
+
+def test_replay_goes_on_from_pass_to_pass():
+    tok = gpt2_like()
+    how = DataOptions("causal", 32, replay_share=0.3, held_out=0)
+    data = make_training_data(tok, swahili(60), how, replay=[f"[en] {line}" for line in english(500)], passes=3)
+    n_target = data.facts["examples"]
+    replayed = []
+    for epoch in range(3):
+        data.train.set_epoch(epoch)
+        replayed += [tuple(data.train[index]["input_ids"]) for index in range(n_target, len(data.train))]
+    assert len(set(replayed)) == len(replayed)
+    texts = [tok.decode(row) for row in replayed]
+    target = [tok.decode(data.train[index]["input_ids"]) for index in range(n_target)]
+    ours, theirs = (sum(len(text.encode()) for text in part) for part in (texts[: len(texts) // 3], target))
+    assert ours / (ours + theirs) == pytest.approx(0.3, abs=0.05)
+    assert len({data.train[index]["draw"] for index in range(len(data.train))}) == len(data.train)
