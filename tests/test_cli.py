@@ -71,6 +71,7 @@ def test_every_command_has_examples_and_each_parses() -> None:
     assert NAMES == [
         "plan",
         "extend",
+        "train",
         "grow",
         "merge",
         "align",
