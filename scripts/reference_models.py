@@ -4,7 +4,7 @@
     python scripts/reference_models.py --data DATA --out reference --only causal
 
 `reference/causal` is shaped like Llama, `reference/masked` like RoBERTa (normalised before each part, which learns
-faster from little text), each with a byte-level BPE tokenizer trained on the same text. They are what `benchmark_training.py`
+faster from little text), each with a byte-level BPE tokenizer of the same text. They are what `benchmark_training.py`
 brings to another language: small enough for two cores, and trained on text that is known, so that nothing of the new
 language was ever seen. A model that is there is not trained again.
 """
