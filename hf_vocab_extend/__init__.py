@@ -18,7 +18,7 @@ _EXPORTS = {
     "LanguageHeads": "modeling.language_heads",
     "Stage": "adaptation.stages",
     "TokenMapping": "mapping",
-    "TrainingOptions": "adaptation.training",
+    "TrainingOptions": "adaptation.training_options",
     "VocabExtension": "result",
     "VocabExtensionCallback": "adaptation.callback",
     "VocabExtensionTrainer": "adaptation.trainer",
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from .adaptation.replay import mix_replay
     from .adaptation.stages import Stage
     from .adaptation.trainer import VocabExtensionTrainer, VocabExtensionTrainerMixin
-    from .adaptation.training import TrainingOptions, train_language_model
+    from .adaptation.training import train_language_model
+    from .adaptation.training_options import TrainingOptions
     from .evaluation.bits_per_byte import bits_per_byte
     from .extend import extend_vocabulary
     from .hub.card import render_card

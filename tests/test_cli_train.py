@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_vocab_extend import extend_vocabulary
-from hf_vocab_extend.adaptation.training import TrainingOptions, train_language_model
+from hf_vocab_extend import TrainingOptions, extend_vocabulary, train_language_model
+from hf_vocab_extend.adaptation.rows import new_row_ids
 from hf_vocab_extend.adaptation.training_data import DataOptions, make_training_data
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.cli.train import _add_config, read_config
@@ -102,6 +102,26 @@ def test_plain_model_lora_and_streaming(places, tmp_path, capsys):
     assert code == 1
     assert "Extend it first" in err
     assert not (tmp_path / "no").exists()
+
+
+def test_lora_and_new_rows_of_an_extension(places, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(places.extended)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = train_language_model(
+        model, swahili(150), tmp_path / "work", steps=2, block_size=32, batch_size=4, evaluations=1, held_out=8,
+        learning_rate=1e-2, lora=2,
+    )  # fmt: skip
+    assert run.measures[-1]["step"] == 2
+    assert run.extension.report.training["lora_rank"] == 2
+    run.save_pretrained(tmp_path / "out")
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    new = new_row_ids(run.extension)
+    old = torch.ones(len(before["lm_head.weight"]), dtype=torch.bool)
+    old[new] = False
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert torch.equal(before[name][old], after[name][old])
+        assert not torch.equal(before[name][new], after[name][new])
+    assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
 
 
 def test_config_file_and_command_line(tmp_path):

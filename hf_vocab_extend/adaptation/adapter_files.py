@@ -82,7 +82,7 @@ def save_adapter(
     path = check_output_folder(save_directory, SPARE_BYTES, overwrite=overwrite)
     lacking = not _has_vocabulary(base, extension)
     with staged_folder(path) as folder:
-        model.save_pretrained(folder, save_embedding_layers=lacking and not _trains_whole_tables(model))
+        model.save_pretrained(str(folder), save_embedding_layers=lacking and not _trains_whole_tables(model))
         save_tokenizer(extension.tokenizer, folder)
         report = ExtensionReport.from_dict(without_private(extension.report.to_dict()))
         (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
@@ -120,7 +120,8 @@ def load_adapter(
     report = ExtensionReport.from_json((folder / REPORT_FILE).read_text("utf-8"))
     if (folder / VOCABULARY_FILE).is_file():
         _restore_vocabulary(model, report, folder)
-    rows = model.get_input_embeddings().weight.shape[0]
+    table: Any = model.get_input_embeddings()
+    rows = table.weight.shape[0]
     if rows != report.sizes["target_rows"]:
         raise TokenizerMismatchError(
             f"The model has {rows} rows and the adapter was trained on {report.sizes['target_rows']}; its folder "
@@ -237,7 +238,7 @@ def _restore_vocabulary(model: PreTrainedModel, report: ExtensionReport, folder:
 
 def _stored_tables(sites: Sites, report: ExtensionReport, folder: Path) -> list[tuple[Any, torch.Tensor]]:
     """Return the stored tensor of each site."""
-    stored = {}
+    stored: dict[str, torch.Tensor] = {}
     for file_name in (WEIGHTS_FILE, VOCABULARY_FILE):
         with safe_open(str(folder / file_name), "pt") as file:
             keys = set(file.keys())

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InvalidOptionError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ OBJECTIVES: dict[str, Objective] = {
 """By name; the first that fits a class is taken: some classes stand in two tables."""
 
 
-def choose_objective(model: nn.Module, objective: str = "auto") -> str:
+def choose_objective(model: Any, objective: str = "auto") -> str:
     """Return the objective that a model's class is trained with.
 
     Args:
@@ -54,7 +51,7 @@ def choose_objective(model: nn.Module, objective: str = "auto") -> str:
     """
     if objective != "auto" and objective not in OBJECTIVES:
         raise InvalidOptionError(f"There is no objective '{objective}'. Take auto, {', '.join(OBJECTIVES)}.")
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     fitting = _fitting(inner)
     if not fitting:
         raise UnsupportedModelError(
@@ -70,7 +67,7 @@ def choose_objective(model: nn.Module, objective: str = "auto") -> str:
     return objective
 
 
-def _fitting(model: nn.Module) -> list[str]:
+def _fitting(model: Any) -> list[str]:
     """Return the objectives whose tables name the model's class or one that it stands on."""
     from transformers.models.auto import modeling_auto
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,8 @@ from .._optional import require
 from ..errors import InvalidOptionError, MissingResourceError, OutputFolderError
 from ..result import VocabExtension
 from .objectives import choose_objective
-from .replay import HELD_OUT_LINES
-from .stages import Stages, as_stages
 from .training_data import DataOptions, TrainingData, check_trains, make_training_data
+from .training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -27,89 +26,6 @@ logger = get_logger(__name__)
 
 LONGEST_BLOCK = 512
 """Default length of blocks, if the model reads as much."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How :func:`train_language_model` trains; the command line has the same options.
-
-    Attributes:
-        objective: ``"causal"``, ``"masked"``, ``"span"``, or ``"auto"`` for the one of the model's class.
-        block_size: Tokens in an example; by default 512, or as many as the model reads.
-        pack: Join documents, so that no example is padded.
-        documents_apart: Keep attention inside documents (causal models that make their mask from positions).
-        streaming: Read the corpora while training; for those that fit in no memory. Needs ``steps`` or ``tokens``.
-        shuffle_buffer: Examples to shuffle among when streaming.
-        replay_share: Share of bytes of source text, if there is any.
-        held_out: Lines held out of each corpus to measure on.
-        stages: What trains when, see :mod:`~hf_vocab_extend.adaptation.stages`; everything by default.
-        steps: Optimizer steps.
-        epochs: Passes over the text, 1 by default.
-        tokens: Tokens to train on.
-        learning_rate: Highest learning rate.
-        warmup: Share of the steps over which the rate rises; it then falls as a cosine.
-        weight_decay: Weight decay of AdamW.
-        batch_size: Examples on a device at once.
-        gradient_accumulation: Batches to an optimizer step.
-        bf16: Compute in bfloat16.
-        gradient_checkpointing: Compute activations again to save memory.
-        evaluations: How often to measure and to save a checkpoint.
-        lora: Rank of LoRA on the body; None trains the weights themselves.
-        lora_tables: What of the tables trains beside it: ``"new_rows"``, ``"full"`` or ``"none"``.
-        resume: Go on from the last checkpoint in the work folder.
-        seed: Seed of all randomness.
-        logger: Where the Trainer logs: ``"none"``, ``"tensorboard"``, ``"wandb"``.
-        training_arguments: More arguments of ``TrainingArguments``.
-    """
-
-    objective: str = "auto"
-    block_size: int | None = None
-    pack: bool = True
-    documents_apart: bool = False
-    streaming: bool = False
-    shuffle_buffer: int = 1000
-    replay_share: float = 0.1
-    held_out: int = HELD_OUT_LINES
-    stages: Stages | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    tokens: int | None = None
-    learning_rate: float = 5e-5
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    batch_size: int = 8
-    gradient_accumulation: int = 1
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    evaluations: int = 10
-    lora: int | None = None
-    lora_tables: str = "new_rows"
-    resume: bool = False
-    seed: int = 0
-    logger: str = "none"
-    training_arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without a model.
-
-        Raises:
-            InvalidOptionError: It names the option.
-        """
-        lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
-        if len(lengths) > 1:
-            raise InvalidOptionError(f"The training has {' and '.join(lengths)}. Give one of them.")
-        if self.streaming and self.steps is None and self.tokens is None:
-            raise InvalidOptionError("A stream has no end: give steps or tokens to train on.")
-        for name in ("steps", "epochs", "tokens", "learning_rate", "batch_size", "gradient_accumulation", "lora"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InvalidOptionError(f"{name} is {value}. Give a number above 0.")
-        if not 0 <= self.warmup <= 1 or self.evaluations < 0:
-            raise InvalidOptionError(
-                f"warmup is {self.warmup} and evaluations is {self.evaluations}. Give a share of the steps, and 0 or "
-                "more times."
-            )
-        as_stages(self.stages)
 
 
 @dataclass
@@ -388,7 +304,7 @@ def _trainer(
 
     steps = _steps(options, size, None if options.streaming else len(data.train))
     every = max(1, steps // options.evaluations) if options.evaluations else steps
-    arguments = {
+    arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": steps,
         "learning_rate": options.learning_rate,
@@ -399,7 +315,6 @@ def _trainer(
         "per_device_eval_batch_size": options.batch_size,
         "gradient_accumulation_steps": options.gradient_accumulation,
         "bf16": options.bf16,
-        "gradient_checkpointing": options.gradient_checkpointing,
         "seed": options.seed,
         "data_seed": options.seed,
         "report_to": options.logger,
@@ -411,6 +326,10 @@ def _trainer(
         "save_total_limit": 2,
         "logging_steps": max(1, steps // 100),
     }
+    if options.gradient_checkpointing:  # transformers 5.2x has given it another name
+        names = {item.name for item in fields(TrainingArguments)}
+        name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+        arguments[name] = True
     return VocabExtensionTrainer(
         model=model,
         args=TrainingArguments(**(arguments | dict(options.training_arguments))),
@@ -448,4 +367,4 @@ def _facts(
     return facts
 
 
-__all__ = ["TrainingOptions", "TrainingRun", "train_language_model", "world_size"]
+__all__ = ["TrainingRun", "train_language_model", "world_size"]

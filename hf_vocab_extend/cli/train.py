@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder that extend wrote, or any model")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="a new or empty folder")
     add_corpus_options(parser, required=False)
-    add = option_adder(parser, "adaptation.training", "TrainingOptions")
+    add = option_adder(parser, "adaptation.training_options", "TrainingOptions")
     add("--replay", "text in the source language to mix in, like --corpus", metavar="PATH")
     add("--replay-share", "share of bytes of that text", type=float, metavar="S")
     add("--eval-corpus", "text to measure on, like --corpus; by default lines are held out", metavar="PATH")
@@ -114,7 +115,8 @@ def run(args: Namespace) -> Answer:
     if not hasattr(args, "corpus"):
         raise InvalidOptionError("There is no text to train on. Give --corpus, or corpus in the config file.")
 
-    from ..adaptation.training import TrainingOptions, train_language_model
+    from ..adaptation.training import train_language_model
+    from ..adaptation.training_options import TrainingOptions
     from ..resources.corpus import open_corpus
 
     column = getattr(args, "text_column", None)
@@ -237,7 +239,12 @@ def read_config(file: str) -> dict[str, Any]:
 
     import yaml
 
-    readers = {".json": json.loads, ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    readers: dict[str, Callable[[str], Any]] = {
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+    }
     reader = readers.get(Path(file).suffix.lower())
     if reader is None:
         raise InvalidOptionError(f"'{file}' is no .yaml, .toml or .json file. Give one of these.")
