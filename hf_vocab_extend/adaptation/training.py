@@ -140,14 +140,14 @@ def train_language_model(
     data = _data(chosen, objective, size, tokenizer, texts, replay, evaluation)
     callback = _callback(chosen, objective, extension, data, replay is not None)
     trained, adapter = _with_lora(plain, extension, chosen, objective)
-    trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder))
-    for one in (*(() if callback is None else (callback,)), *callbacks):
-        trainer.add_callback(one)
-    if callback is not None:
-        callback.on_init_end(trainer.args, trainer.state, trainer.control)
+    used_cache = getattr(plain.config, "use_cache", None)  # the Trainer switches it off, and leaves it so
+    ours = [] if callback is None else [callback]
+    trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder), [*ours, *callbacks])
     output = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
     plain = _finished(trainer, plain, adapter, Path(work_folder))
+    if used_cache is not None:
+        plain.config.use_cache = used_cache
     measures = list(getattr(callback, "measures", []) or [])
     if extension is not None:
         extension.model = plain
@@ -295,8 +295,9 @@ def _trainer(
     options: TrainingOptions,
     size: int,
     folder: Path,
+    callbacks: list[Any],
 ) -> Trainer:
-    """Return the Trainer, without our callback."""
+    """Return the Trainer."""
     require("accelerate", "train")
     from transformers import TrainingArguments
 
@@ -337,6 +338,7 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         processing_class=tokenizer,
+        callbacks=callbacks,
     )
 
 

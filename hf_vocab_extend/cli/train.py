@@ -145,13 +145,13 @@ def run(args: Namespace) -> Answer:
         if trained.extension is None:
             save = given(args, ("overwrite",))
         trained.save_pretrained(output, **save)
+    if not trained.is_main:
+        sys.exit(0)  # the main process alone answers
     return _answer(args, trained, work)
 
 
 def _answer(args: Namespace, trained: Any, work: Path) -> Answer:
-    """Push if asked, clean up, and say what was done; processes but the main one say nothing."""
-    if not trained.is_main:
-        return Answer({}, "")
+    """Push if asked, clean up, and say what was done."""
     saved = str(Path(args.output_dir))
     data: dict[str, Any] = {"output_dir": saved, "metrics": trained.metrics}
     lines = [f"{name}: {value:.4g}" for name, value in trained.metrics.items() if isinstance(value, int | float)]
