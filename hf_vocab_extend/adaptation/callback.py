@@ -52,6 +52,7 @@ class VocabExtensionCallback(TrainerCallback):
         texts: Texts | None = None,
         source_texts: Texts | None = None,
         measures: bool | Mapping[str, Any] = True,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         """Set up the callback; nothing is read or changed before training.
 
@@ -66,6 +67,8 @@ class VocabExtensionCallback(TrainerCallback):
             source_texts: The same of the source language, for what it retains.
             measures: False to measure nothing; or more options of
                 :class:`~hf_vocab_extend.adaptation.measures.MeasuresPart`, such as ``{"every": 100}``.
+            card: Arguments of :func:`~hf_vocab_extend.hub.card.render_card` for the cards that are written with each
+                checkpoint and at the end, for example ``{"license": "mit"}``.
 
         Raises:
             InvalidOptionError: If a stage, a text or an option is wrong.
@@ -74,7 +77,11 @@ class VocabExtensionCallback(TrainerCallback):
         self.extension = extension if isinstance(extension, VocabExtension) else None
         self._stage_part = StagePart(as_stages(stages))
         self._measures = _measures_part(texts, source_texts, measures)
-        self._parts: list[Any] = [part for part in (self._stage_part, self._measures) if part is not None]
+        self._checkpoints = CheckpointPart(
+            self.extension, self._measures, stages=lambda: self._stage_part.history, card=card
+        )
+        parts = (self._stage_part, self._measures, self._checkpoints)
+        self._parts: list[Any] = [part for part in parts if part is not None]
         self._publish = PublishPart(self.extension)
         self._guard: Guard | None = None
 
@@ -112,8 +119,7 @@ class VocabExtensionCallback(TrainerCallback):
     ) -> None:
         """Set what a launcher must know before it wraps the model; keep the Hub's token out of the Trainer's files."""
         self._publish.on_init_end(args, state, control, **kwargs)
-        if any("all" not in stage.train for stage in self.stages):
-            prepare_launch(args, running_trainer())
+        prepare_launch(args, running_trainer(), freezes=any("all" not in stage.train for stage in self.stages))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,6 +138,7 @@ class VocabExtensionCallback(TrainerCallback):
             self._guard = Guard(running_trainer(), self.restore)
             if self._measures is not None:
                 self._measures.extension = extension
+            self._checkpoints.extension = extension
             self._call("on_train_begin", self._parts[1:], args, state, control, kwargs)
         except BaseException:
             self.restore()
@@ -151,8 +158,7 @@ class VocabExtensionCallback(TrainerCallback):
     ) -> None:
         """Put tokenizer, report, mapping and our card where the Trainer pushes from, before or after training, too."""
         self._publish.extension = self.extension
-        running = self._parts if self._stage_part.run is not None else []
-        self._publish.checkpoints = next((part for part in running if isinstance(part, CheckpointPart)), None)
+        self._publish.checkpoints = self._checkpoints if self._stage_part.run is not None else None
         self._publish.on_push_begin(args, state, control, **kwargs)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
@@ -176,8 +182,9 @@ class VocabExtensionCallback(TrainerCallback):
         if self._guard is not None:
             self._guard.release()
             self._guard = None
-        for part in reversed(self._parts):
-            part.end()
+        for part in (self._measures, self._stage_part):
+            if part is not None:
+                part.end()
 
     def _call(
         self,

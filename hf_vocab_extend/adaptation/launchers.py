@@ -35,7 +35,7 @@ class Launcher:
     name: str
     support: str
     refusal: str | None = None
-    prepare: Callable[[TrainingArguments, Any], None] | None = None
+    prepare: Callable[[TrainingArguments, Any, bool], None] | None = None
     check: Callable[[TrainingArguments, Any], None] | None = None
     begin_stage: Callable[[Any, bool], None] | None = None
     widening: bool = False
@@ -68,18 +68,19 @@ def launcher_of(args: TrainingArguments, trainer: Any | None) -> Launcher:
     return LAUNCHERS["data_parallel" if args.n_gpu > 1 else "single"]
 
 
-def prepare_launch(args: TrainingArguments, trainer: Any | None) -> None:
-    """Set what must be set before the model is wrapped; call it in ``on_init_end`` if a stage freezes anything.
+def prepare_launch(args: TrainingArguments, trainer: Any | None, *, freezes: bool = True) -> None:
+    """Set what must be set before the model is wrapped; call it in ``on_init_end``.
 
     An option that the user has set is left alone; if it does not work, :func:`check_launch` refuses it.
 
     Args:
         args: The Trainer's arguments.
         trainer: The Trainer, whose accelerator has just been made.
+        freezes: Whether any stage freezes anything.
     """
     prepare = launcher_of(args, trainer).prepare
     if prepare is not None:
-        prepare(args, trainer)
+        prepare(args, trainer, freezes)
 
 
 def check_launch(args: TrainingArguments, trainer: Any | None, *, freezes: bool, widens: bool = True) -> Launcher:
@@ -117,15 +118,37 @@ def check_launch(args: TrainingArguments, trainer: Any | None, *, freezes: bool,
     return launcher
 
 
-def _prepare_ddp(args: TrainingArguments, trainer: Any) -> None:
+def _prepare_ddp(args: TrainingArguments, trainer: Any, freezes: bool) -> None:
     """Let DDP look for parameters without a gradient, where the user has not said otherwise."""
-    if args.ddp_find_unused_parameters is not None:
+    if args.ddp_find_unused_parameters is not None or not freezes:
         return
     handler = getattr(trainer.accelerator, "ddp_handler", None)
     if handler is not None and not handler.find_unused_parameters:
         # The Trainer turns it off when activations are checkpointed: reentrant checkpointing breaks with it.
         handler.find_unused_parameters = True
         args.ddp_find_unused_parameters = True
+
+
+def _prepare_fsdp2(args: TrainingArguments, trainer: Any, freezes: bool) -> None:
+    """Keep a tied table out of the modules that are wrapped on their own.
+
+    Some models name their embeddings among the modules not to split (BERT's family does). accelerate then wraps the
+    table with them and once more with the head that shares it, which fails.
+    """
+    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    names = getattr(model, "_no_split_modules", None)
+    if not names or plugin.transformer_cls_names_to_wrap is not None or not hasattr(model, "get_output_embeddings"):
+        return
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    shared = getattr(table, "weight", None)
+    if head is None or shared is None or getattr(head, "weight", None) is not shared:
+        return
+    holding = {
+        type(module).__name__ for module in model.modules() if any(item is shared for item in module.parameters())
+    }
+    kept = [name for name in names if name not in holding]
+    if kept and len(kept) < len(names):
+        plugin.transformer_cls_names_to_wrap = kept
 
 
 def _check_ddp(args: TrainingArguments, trainer: Any) -> None:
@@ -198,6 +221,7 @@ LAUNCHERS: dict[str, Launcher] = {
     "fsdp2": Launcher(
         "FSDP2",
         "everything; the optimizer's state of what is frozen is made at once, so that checkpoints load",
+        prepare=_prepare_fsdp2,
         begin_stage=_fill,
     ),
     "sharded_at_load": Launcher(
