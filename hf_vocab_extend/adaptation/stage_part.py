@@ -117,7 +117,7 @@ class StageRun:
         self._known = known
         self._rates = StageRates(kwargs["optimizer"], kwargs["lr_scheduler"])
         known.check(stages)
-        selections = [known.select(stage.train) for stage in stages]
+        self._selections = selections = [known.select(stage.train) for stage in stages]
         self._launcher = check_launch(
             args,
             running_trainer(),
@@ -187,7 +187,7 @@ class StageRun:
 
     def _selection(self) -> Selection:
         """Return what the present stage trains."""
-        return self._known.select(self.schedule.stage.train)
+        return self._selections[self.schedule.index]
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was."""
