@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from hf_vocab_extend import VocabExtension
-from hf_vocab_extend.mapping import RowKind
+from hf_vocab_extend.mapping import RowKind, TokenMapping
+from hf_vocab_extend.methods.mixture import Mixture
 
 from .models import build
 from .stub_extension import make_report
@@ -22,14 +25,21 @@ NEW = range(V - N_NEW, V)
 
 
 def extended(model: PreTrainedModel, n_new: int = N_NEW) -> VocabExtension:
-    """An extension of a model of the factories whose last rows are new."""
+    """An extension of a model of the factories whose last rows are new, with one token per id."""
     n_rows = model.get_input_embeddings().weight.shape[0]
     kinds = np.full(n_rows, RowKind.SAME, np.uint8)
     kinds[n_rows - n_new :] = RowKind.METHOD
+    names = ["<pad>", "<unk>", "<s>", *(f"w{index}" for index in range(3, n_rows))]
+    backend = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="<s>"
+    )
+    sources = [[] if row < n_rows - n_new else [(row % 7 + 3, 0.5), (3 + row % 5 + 8, 0.5)] for row in range(n_rows)]
+    mapping = TokenMapping(names, names, kinds, Mixture.from_lists(sources, n_source=n_rows))
     report = make_report()
     sizes = {**report.sizes, "target_rows": n_rows, "target_tokens": n_rows, "new_tokens": n_new}
-    mapping: Any = SimpleNamespace(kinds=kinds)
-    return VocabExtension(model, None, mapping, dataclasses.replace(report, sizes=sizes))
+    return VocabExtension(model, own, mapping, dataclasses.replace(report, sizes=sizes))
 
 
 def examples(n: int = 64, length: int = 6, n_rows: int = V) -> list[dict[str, torch.Tensor]]:
@@ -43,6 +53,7 @@ def trainer_for(
     model: torch.nn.Module, folder: Path, *callbacks: object, kind: type[Trainer] = Trainer, **options: object
 ) -> Trainer:
     """A Trainer over random texts: 6 steps of AdamW with weight decay, without files."""
+    gc.freeze()  # the Trainer collects garbage at each run, which takes longer than six steps
     optimizers = options.pop("optimizers", (None, None))
     data = options.pop("data", None) or examples()
     settings = {
@@ -54,11 +65,14 @@ def trainer_for(
         "logging_steps": 1,
         "save_strategy": "no",
     }
-    arguments = TrainingArguments(
-        folder, report_to=[], disable_tqdm=True, use_cpu=True, **{**settings, **options}
-    )
+    arguments = TrainingArguments(folder, report_to=[], disable_tqdm=True, use_cpu=True, **{**settings, **options})
     return kind(
-        model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=list(callbacks), optimizers=optimizers
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=data[:4],
+        callbacks=list(callbacks),
+        optimizers=optimizers,
     )
 
 
