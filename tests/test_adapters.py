@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -24,14 +25,23 @@ from hf_vocab_extend.errors import (  # noqa: E402
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from hf_vocab_extend.surgery.sites import describe, scan_sites  # noqa: E402
 
-from .adapting import extended  # noqa: E402
+from . import adapting  # noqa: E402
 from .factories import gpt2_like, llama3_like, swahili  # noqa: E402
 from .models import build, logits  # noqa: E402
 from .tiny_models import make_llama  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = torch.tensor([[3, 40, 90, 95, 7, 96]])
+
+
+def extended(model):
+    """An extension whose report names the tables of its model."""
+    extension = adapting.extended(model)
+    tables = tuple(describe(site) for site in scan_sites(model))
+    extension.report = dataclasses.replace(extension.report, tables=tables)
+    return extension
 
 
 def adapted(extension, tables, **options):

@@ -193,13 +193,23 @@ def _write_rest(model: nn.Module, base: PreTrainedModel, report: ExtensionReport
         if any(key in held for name in names for key in _keys(name)):
             continue
         found = [key for name in names for key in _live_keys(name) if key in state]
+        if not found:
+            raise InvalidOptionError(
+                f"The report of the extension names the table '{table['name']}', which the model lacks. Save it with "
+                "the extension that it was made from."
+            )
         tensors[table["name"]] = state[found[0]].detach().cpu().contiguous().clone()
     padding = {
         name: module.padding_idx
         for name, module in _plain_names(base).items()
         if isinstance(vars(module).get("padding_idx"), int)
     }
-    header = {"config": base.config.to_dict(), "padding": padding}
+    generation = getattr(base, "generation_config", None)
+    header = {
+        "config": base.config.to_dict(),
+        "generation": generation.to_dict() if generation is not None else {},
+        "padding": padding,
+    }
     save_file(tensors, str(folder / VOCABULARY_FILE), metadata={"vocabulary": json.dumps(header, default=str)})
 
 
@@ -234,6 +244,8 @@ def _restore_vocabulary(model: PreTrainedModel, report: ExtensionReport, folder:
                 journal.set_attribute(modules[name], "padding_idx", index)
         for place, config in all_configs(model):
             _update(place, config, header["config"], journal)
+        if getattr(model, "generation_config", None) is not None:
+            _update(TOP, model.generation_config, header["generation"], journal)
 
 
 def _stored_tables(sites: Sites, report: ExtensionReport, folder: Path) -> list[tuple[Any, torch.Tensor]]:
