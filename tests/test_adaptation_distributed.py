@@ -23,7 +23,7 @@ QUICK = {
     "masked": "masked",
     "fsdp_tied": "tied",
     "fsdp_untied_resumed": "untied",
-    "fsdp_masked": "masked",
+    "fsdp_modern": "modern",
 }
 """A run in two processes, and the run in one process that it must equal."""
 SLOW = {

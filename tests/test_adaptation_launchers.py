@@ -111,9 +111,19 @@ def test_zero_only_widens_and_pauses_decay() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tied", "expected"),
-    [("bert", True, ["BertLayer"]), ("bert", False, None), ("llama", True, None), ("bert_body", True, None)],
+    [
+        ("modernbert", True, ["ModernBertEncoderLayer"]),
+        ("modernbert", False, None),
+        ("llama", True, None),
+        ("bert_body", True, None),
+    ],
 )
 def test_tied_tables_stay_out_of_inner_groups(name: str, tied: bool, expected: list[str] | None) -> None:
     host = trainer("FSDP2", model=build(name, tied=tied))
     prepare_launch(arguments(), host)
     assert host.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap == expected
+
+
+def test_a_head_bias_with_two_holders_is_refused_under_fsdp2() -> None:
+    with pytest.raises(InvalidOptionError, match="Use DDP"):
+        prepare_launch(arguments(), trainer("FSDP2", model=build("bert")))

@@ -77,6 +77,9 @@ def prepare_launch(args: TrainingArguments, trainer: Any | None, *, freezes: boo
         args: The Trainer's arguments.
         trainer: The Trainer, whose accelerator has just been made.
         freezes: Whether any stage freezes anything.
+
+    Raises:
+        InvalidOptionError: If the model cannot be wrapped; the message names the remedy.
     """
     prepare = launcher_of(args, trainer).prepare
     if prepare is not None:
@@ -136,12 +139,15 @@ def _prepare_fsdp2(args: TrainingArguments, trainer: Any, freezes: bool) -> None
     table with them and once more with the head that shares it, which fails.
     """
     plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
-    names = getattr(model, "_no_split_modules", None)
-    if not names or plugin.transformer_cls_names_to_wrap is not None or not hasattr(model, "get_output_embeddings"):
+    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
         return
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    _check_head_bias(model, head)
+    names = getattr(model, "_no_split_modules", None)
     shared = getattr(table, "weight", None)
-    if head is None or shared is None or getattr(head, "weight", None) is not shared:
+    if not names or plugin.transformer_cls_names_to_wrap is not None or shared is None:
+        return
+    if getattr(head, "weight", None) is not shared:
         return
     holding = {
         type(module).__name__ for module in model.modules() if any(item is shared for item in module.parameters())
@@ -149,6 +155,19 @@ def _prepare_fsdp2(args: TrainingArguments, trainer: Any, freezes: bool) -> None
     kept = [name for name in names if name not in holding]
     if kept and len(kept) < len(names):
         plugin.transformer_cls_names_to_wrap = kept
+
+
+def _check_head_bias(model: Any, head: Any) -> None:
+    """Refuse a head whose bias another module holds as well, which accelerate puts into two groups of FSDP2."""
+    bias = getattr(head, "bias", None)
+    if bias is None:
+        return
+    holders = [module for module in model.modules() if any(item is bias for item in module.parameters(recurse=False))]
+    if len(holders) > 1:
+        raise InvalidOptionError(
+            f"FSDP2 cannot wrap {type(model).__name__}: two modules hold the bias of its head, and accelerate shards "
+            "one of them alone. Use DDP (leave fsdp out)."
+        )
 
 
 def _check_ddp(args: TrainingArguments, trainer: Any) -> None:
