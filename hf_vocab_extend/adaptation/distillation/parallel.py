@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,15 @@ import torch
 
 from ...errors import CorpusError, InvalidOptionError
 from ...resources.parallel import open_pairs
-from .checks import check_counts, check_layer, find_teacher, name_of, new_rows_of
+from .checks import check_counts, check_layer, find_teacher, is_causal, name_of, new_rows_of
 from .compact_rows import CompactRows
-from .guard import Guard, translation_scores
+from .guard import Guard
+from .lessons import Lesson, Pair, TextLesson, VectorLesson
 from .loop import Schedule, run_steps
 from .record import finish
 from .sampling import balanced_batches, clusters_of
-from .sentence_vectors import Ids, cut, embed_all, pad_id_of, vectors_of
-from .translation_loss import translation_loss
+from .sentence_vectors import cut, pad_id_of
+from .snippets import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def distill_parallel(
     learning_rate: float = 6e-3,
     temperature: float = 0.1,
     contrast: float = 1.0,
-    balance: float = 0.7,
+    balance: float = 0.5,
     average: float = 0.0,
     anchor: float = 0.0,
     target_layer: int = -1,
@@ -59,15 +60,19 @@ def distill_parallel(
     patience: int | None = None,
     seed: int = 0,
 ) -> VocabExtension:
-    """Refine the new rows of an encoder: a sentence is to get the vector of its translation in the untouched model.
+    """Refine the new rows by parallel text: a sentence is to mean what its translation means to the untouched model.
 
-    The loss is one minus the cosine, plus a contrast in both directions: a sentence must find its translation among
-    the translations of all pairs that the run will see, whose vectors are computed once, and a translation its
-    sentence in the batch. Held-out pairs decide which rows are kept. Nothing but the new rows changes; they change
-    when all is done, so that a run that is broken off leaves the model as it was.
+    The untouched model reads the source side, and the extended encoder is to give the target side the same vector, the
+    mean of the states of a layer. The loss is one minus the cosine, plus a contrast in both directions: a sentence
+    must find its translation among the translations of all pairs that the run will see, whose vectors are computed
+    once, and a translation its sentence in the batch. A causal model with a head is to predict the target side
+    instead, in every other step behind its source side, and the teacher is not run. Held-out pairs decide which rows
+    are kept. Nothing but the new rows changes; they change when all is done, so that a run that is broken off leaves
+    the model as it was.
 
     Args:
-        extension: An extension of an encoder; its model is changed in place, mapping and report say so.
+        extension: An extension of an encoder or a causal model; its model is changed in place, mapping and report say
+            so.
         teacher_model: The untouched model.
         teacher_tokenizer: Its tokenizer.
         pairs: ``(source_text, target_text)``: what :func:`~hf_vocab_extend.resources.parallel.open_pairs` reads, or a
@@ -86,7 +91,8 @@ def distill_parallel(
         target_layer: Layer whose states are averaged: -1 the last.
         max_length: Tokens of a sentence at most.
         evaluate_every: Steps between two looks of the guard; by default four looks in all.
-        tolerance: How far the mean reciprocal rank of a corpus may fall below its start for rows to be kept.
+        tolerance: How far a corpus may fall below its start for rows to be kept: in mean reciprocal rank, or in bits
+            per byte for causal models.
         patience: Looks in a row without better rows, after which the run stops; None to go on to the end.
         seed: Seed of all randomness.
 
@@ -107,6 +113,7 @@ def distill_parallel(
     find_teacher(extension, teacher_model, teacher_tokenizer)
     check_layer(extension.model, teacher_model, target_layer)
     start = time.perf_counter()
+    as_text = extension.model.get_output_embeddings() is not None and is_causal(extension.model)
     generator = torch.Generator().manual_seed(seed)
     train, held_out = _read(pairs, dev_pairs, extension, teacher_tokenizer, max_length, generator)
     new = set(ids.tolist())
@@ -114,64 +121,30 @@ def distill_parallel(
     if not train:
         raise CorpusError("No new token stands in the target side of the pairs. Bring text in the new language.")
 
-    rows = CompactRows(extension.model, ids)
     groups = _groups(train, teacher_model, generator)
     batches = list(islice(balanced_batches(groups, batch_size, balance, generator), steps))
-    used = sorted({index for batch in batches for index in batch})
-    place = {index: row for row, index in enumerate(used)}
-    teach = _Reader(teacher_model, pad_id_of(teacher_tokenizer), target_layer)
-    study = _Reader(extension.model, pad_id_of(extension.tokenizer), target_layer)
-    bank = teach.all([train[index].teacher for index in used], "Embedding sources")
-    wanted = teach.all([pair.teacher for pair in held_out], "Embedding held-out sources")
-
-    def backward(step: int) -> float:
-        chosen = batches[step]
-        found = vectors_of(study.model, [train[index].student for index in chosen], study.pad_id, target_layer)
-        partners = torch.tensor([place[index] for index in chosen], device=bank.device)
-        loss = translation_loss(found, bank, partners, temperature=temperature, contrast=contrast)
-        loss.backward()
-        return float(loss.detach())
-
-    def score() -> dict[str, float]:
-        found = study.all([pair.student for pair in held_out], "Embedding held-out targets")
-        return translation_scores(found, wanted, [pair.corpus for pair in held_out])
-
-    guard = Guard(score, tolerance, patience)
+    lesson: Lesson
+    rows = CompactRows(extension.model, ids, with_head=as_text)
+    pads = pad_id_of(extension.tokenizer), pad_id_of(teacher_tokenizer)
+    if as_text:
+        lesson = TextLesson(rows, (train, held_out), batches, pad_id=pads[0])
+    else:
+        options = {"layer": target_layer, "temperature": temperature, "contrast": contrast}
+        lesson = VectorLesson(rows, teacher_model, (train, held_out), batches, pads=pads, **options)  # type: ignore[arg-type]
+    guard = Guard(lesson.score, tolerance, patience)
     with rows.in_place():
-        outcome = run_steps(rows, backward, guard, schedule)
+        outcome = run_steps(rows, lesson.backward, guard, schedule)
     said = {
         "method": "parallel",
-        "teacher": name_of(teacher_model),
+        "teacher": "the text itself" if as_text else name_of(teacher_model),
         "corpora": ", ".join(dict.fromkeys(pair.corpus for pair in train)),
-        "pairs": len(used),
+        "pairs": len({index for batch in batches for index in batch}),
         "options": {name: given[name] for name in OPTIONS},
         "held_out_pairs": len(held_out),
-        "held_out_metric": "mean reciprocal rank, both directions",
+        "held_out_metric": lesson.metric,
         "seconds_before_the_steps": round(time.perf_counter() - start - outcome.seconds, 1),
     }
     return finish(extension, rows, guard, outcome, said)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """One pair as ids."""
-
-    corpus: str
-    teacher: Ids
-    student: Ids
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """A model that turns ids into vectors."""
-
-    model: PreTrainedModel
-    pad_id: int
-    layer: int
-
-    def all(self, rows: list[Ids], desc: str) -> torch.Tensor:
-        """Return the vectors of many rows, without gradients."""
-        return embed_all(self.model, rows, self.pad_id, self.layer, desc=desc)
 
 
 def _check_ranges(**values: float) -> None:
@@ -199,7 +172,7 @@ def _read(
     teacher: PreTrainedTokenizerBase,
     max_length: int,
     generator: torch.Generator,
-) -> tuple[list[_Pair], list[_Pair]]:
+) -> tuple[list[Pair], list[Pair]]:
     """Return training and held-out pairs as ids.
 
     Raises:
@@ -224,18 +197,35 @@ def _read(
             kept_out = {source for source, _ in held_out[name]}
             train[name] = [pair for pair in items if pair[0] not in kept_out]
 
-    def as_ids(corpora: dict[str, list[tuple[str, str]]]) -> list[_Pair]:
-        found = []
-        for name, items in corpora.items():
-            sources = cut(teacher, [source for source, _ in items], max_length)
-            targets = cut(extension.tokenizer, [target for _, target in items], max_length)
-            found += [_Pair(name, *sides) for sides in zip(sources, targets, strict=True) if all(sides)]
-        return found
-
+    as_ids = partial(_as_ids, teacher=teacher, student=extension.tokenizer, max_length=max_length)
     return as_ids(train), as_ids(held_out)
 
 
-def _groups(pairs: list[_Pair], teacher: PreTrainedModel, generator: torch.Generator) -> list[int]:
+def _as_ids(
+    corpora: dict[str, list[tuple[str, str]]],
+    *,
+    teacher: PreTrainedTokenizerBase,
+    student: PreTrainedTokenizerBase,
+    max_length: int,
+) -> list[Pair]:
+    """Return pairs as ids; those of which a side has none are left out."""
+    found = []
+    for name, items in corpora.items():
+        sources = cut(teacher, [source for source, _ in items], max_length)
+        texts = [target for _, target in items]
+        targets = student(texts, truncation=True, max_length=max_length, return_offsets_mapping=True, verbose=False)
+        joined = encode(student, [f"{source}\n{target}" for source, target in items])
+        columns = zip(items, sources, targets["input_ids"], targets["offset_mapping"], joined, strict=True)
+        for (source, target), theirs, ours, offsets, both in columns:
+            if not theirs or len(ours) < 2:
+                continue
+            size = len(target[: max(end for _, end in offsets)].encode("utf-8"))
+            start = next((i for i, (begin, _) in enumerate(both.offsets) if begin > len(source)), len(both.ids))
+            found.append(Pair(name, theirs, list(ours), both.ids[: start + max_length], start, size))
+    return found
+
+
+def _groups(pairs: list[Pair], teacher: PreTrainedModel, generator: torch.Generator) -> list[int]:
     """Return the group of each pair: its corpus, or where there is one corpus only, a cluster of its source words."""
     names = list(dict.fromkeys(pair.corpus for pair in pairs))
     if len(names) > 1:

@@ -69,6 +69,7 @@ def find_snippets(
     length: int,
     causal: bool,
     limit: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Snippets:
     """Collect pieces of text until each new token stands in enough of them, or the text ends.
 
@@ -82,14 +83,15 @@ def find_snippets(
         per_token: Snippets wanted for each token.
         length: Tokens of a snippet, special tokens left aside; longer lines are cut at spaces.
         causal: Whether positions see only what goes before them.
-        limit: Most snippets; None for no limit.
+        limit: Most snippets; None for no limit. Which ones is drawn by chance, so that they are of the whole text.
+        generator: Source of that chance.
     """
     slots = {int(token): slot for slot, token in enumerate(new_ids.tolist())}
     counts = torch.zeros(len(new_ids), dtype=torch.int64)
     items: list[Snippet] = []
     lacking, n_lines = len(new_ids), 0
     source = iter(progress(lines, desc="Finding new tokens", unit="line"))
-    while lacking and (limit is None or len(items) < limit):
+    while lacking:
         block = list(islice(source, LINES))
         if not block:
             break
@@ -100,12 +102,17 @@ def find_snippets(
             if not any(int(counts[slot]) < per_token for slot in found):
                 continue
             pairs = aligned_positions(ours, theirs, [token in slots for token in ours.ids], causal=causal)
-            if not pairs or (limit is not None and len(items) >= limit):
+            if not pairs:
                 continue
             for slot in found:
                 counts[slot] += 1
                 lacking -= int(counts[slot]) == per_token
             items.append(Snippet(ours.ids, theirs.ids, pairs))
+    if limit is not None and len(items) > limit:
+        drawn = torch.randperm(len(items), generator=generator)[:limit].sort().values
+        items = [items[index] for index in drawn.tolist()]
+        held = [slots[token] for item in items for token in set(item.student) if token in slots]
+        counts = torch.bincount(torch.tensor(held), minlength=len(new_ids))
     return Snippets(items, counts, per_token, n_lines)
 
 

@@ -81,7 +81,7 @@ def distill_tokens(
             whatever is said here.
         snippets_per_token: Pieces of text wanted for each new token; tokens with fewer are trained on those.
         snippet_length: Tokens of a piece at most.
-        max_snippets: Most pieces of all.
+        max_snippets: Most pieces of all, drawn from the whole text.
         epochs: Passes over the pieces.
         steps: Steps at most; by default what the passes take.
         batch_size: Pieces of a step.
@@ -112,6 +112,7 @@ def distill_tokens(
     check_layer(extension.model, teacher, target_layer)
     start = time.perf_counter()
     causal = is_causal(extension.model)
+    generator = torch.Generator().manual_seed(seed)
     snippets = find_snippets(
         lines,
         extension.tokenizer,
@@ -121,6 +122,7 @@ def distill_tokens(
         length=snippet_length,
         causal=causal,
         limit=max_snippets,
+        generator=generator,
     )
     if not snippets.items:
         raise CorpusError(
@@ -132,7 +134,6 @@ def distill_tokens(
     n_steps = whole if steps is None else min(whole, steps)
     schedule = Schedule(n_steps, learning_rate, average, 0.0, evaluate_every or -(-n_steps // LOOKS))
     matching = _matching(extension, (teacher, source), ids, target_layer, causal, next_token)
-    generator = torch.Generator().manual_seed(seed)
     order = _order(len(train), n_steps * batch_size, generator)
 
     def backward(step: int) -> float:
