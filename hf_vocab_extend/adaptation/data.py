@@ -225,7 +225,11 @@ class PackedDataset(Dataset):
         return int(self._ends[-1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass it is: each has draws of its own. Trainer calls it."""
+        """Say which pass it is: each has draws of its own.
+
+        Trainer calls it in one process; in several, give it
+        :class:`~hf_vocab_extend.adaptation.training.Passes` as a callback.
+        """
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import TrainerCallback
+
 from .._logging import get_logger
 from .._optional import require
 from ..errors import InvalidOptionError, MissingResourceError, OutputFolderError
@@ -18,7 +20,14 @@ from .training_data import DataOptions, TrainingData, check_trains, make_trainin
 from .training_options import TrainingOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
     from ..resources.corpus import CorpusLike
 
@@ -26,6 +35,20 @@ logger = get_logger(__name__)
 
 LONGEST_BLOCK = 512
 """Default length of blocks, if the model reads as much."""
+
+
+class Passes(TrainerCallback):
+    """Tells data which pass it is: accelerate does so in one process, but not where a seeded sampler is sharded."""
+
+    def __init__(self, data: Any) -> None:
+        """Take what has ``set_epoch``."""
+        self._data = data
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say the number of the pass, from 0; a resumed run begins in the middle of one."""
+        self._data.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 @dataclass
@@ -141,7 +164,8 @@ def train_language_model(
     callback = _callback(chosen, objective, extension, data, replay is not None)
     trained, adapter = _with_lora(plain, extension, chosen, objective)
     used_cache = getattr(plain.config, "use_cache", None)  # the Trainer switches it off, and leaves it so
-    ours = [] if callback is None else [callback]
+    ours: list[Any] = [] if callback is None else [callback]
+    ours.append(Passes(data.train))
     trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder), [*ours, *callbacks])
     output = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
@@ -369,4 +393,4 @@ def _facts(
     return facts
 
 
-__all__ = ["TrainingRun", "train_language_model", "world_size"]
+__all__ = ["Passes", "TrainingRun", "train_language_model", "world_size"]

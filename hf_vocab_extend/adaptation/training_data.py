@@ -188,7 +188,7 @@ def make_training_data(
 def _parted(texts: CorpusLike, evaluation: CorpusLike | None, options: DataOptions) -> tuple[list[str], Corpus]:
     """Return lines to measure on and text to train on."""
     if evaluation is not None:
-        held = list(_Measured(open_corpus(evaluation)))
+        held = list(open_corpus(evaluation))
         return held, open_corpus(texts)
     return hold_out(texts, options.held_out, seed=options.seed)
 
