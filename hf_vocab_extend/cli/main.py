@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import VocabExtendError
-from . import align, card, demo, distill, extend, fertility, grow, merge, methods, plan, push, train
+from . import align, card, demo, distill, evaluate, extend, fertility, grow, merge, methods, plan, push, train
 from .common import Answer, Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -28,6 +28,7 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     align.COMMAND,
     distill.COMMAND,
+    evaluate.COMMAND,
     fertility.COMMAND,
     methods.COMMAND,
     card.COMMAND,

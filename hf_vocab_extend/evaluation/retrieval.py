@@ -9,6 +9,7 @@ import torch
 
 from .._logging import progress
 from ..errors import InvalidTableError
+from .vectors import padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,8 +121,11 @@ def _embed(
     parts = []
     for start in progress(starts, desc="Embedding", unit="batch", total=len(starts)):
         chosen = [texts[index] for index in order[start : start + batch_size]]
-        batch = tokenizer(chosen, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        batch = batch.to(model.device)
+        if tokenizer.pad_token_id is None:
+            batch = padded(tokenizer(chosen, truncation=True, max_length=max_length)["input_ids"], model.device)
+        else:
+            batch = tokenizer(chosen, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            batch = batch.to(model.device)
         states = model(**batch).last_hidden_state.float()  # (b, length, d)
         mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
         parts.append(((states * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu())
