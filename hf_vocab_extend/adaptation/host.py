@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-_LOOPS = ("_run_epoch", "training_step")
-"""Methods of the Trainer through which an exception of the training loop passes, the widest first."""
+_STEPS = (("_run_epoch", "training_step"), ("_evaluate",), ("_finalize_training",))
+"""Methods of the Trainer that run between the events of a training; of each group, the first that there is."""
 
 
 def running_trainer() -> Any | None:
@@ -25,30 +25,34 @@ def running_trainer() -> Any | None:
 
 
 class Guard:
-    """Calls a function when the training loop of a Trainer ends by an exception, an interrupt included."""
+    """Calls a function when the training of a Trainer ends by an exception, an interrupt included."""
 
     def __init__(self, trainer: Any | None, undo: Callable[[], None]) -> None:
         """Watch a Trainer whose training has begun; without one nothing is watched."""
         self._trainer = trainer
-        self._name = next((name for name in _LOOPS if hasattr(trainer, name)), None)
-        if trainer is None or self._name is None:
-            return
-        run = getattr(trainer, self._name)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return run(*args, **kwargs)
-            except BaseException:
-                undo()
-                raise
-
-        vars(trainer)[self._name] = watched
+        found = (next((name for name in names if hasattr(trainer, name)), None) for names in _STEPS)
+        self._names = [name for name in found if name is not None]
+        for name in self._names:
+            vars(trainer)[name] = _watched(getattr(trainer, name), undo)
 
     def release(self) -> None:
         """Stop watching."""
-        if self._trainer is not None and self._name is not None:
-            vars(self._trainer).pop(self._name, None)
-        self._trainer = None
+        for name in self._names:
+            vars(self._trainer).pop(name, None)
+        self._names = []
+
+
+def _watched(run: Callable[..., Any], undo: Callable[[], None]) -> Callable[..., Any]:
+    """Return a function that calls another one, and ``undo`` if that raises."""
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except BaseException:
+            undo()
+            raise
+
+    return watched
 
 
 __all__ = ["Guard", "running_trainer"]
