@@ -1,0 +1,85 @@
+"""The command ``eval``: several measures at once, before and after, written into the folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hf_vocab_extend import extend_tokenizer, extend_vocabulary
+from hf_vocab_extend.cli.main import main
+from hf_vocab_extend.report import REPORT_FILE, ExtensionReport
+
+from .factories import english, sample_pairs, swahili, tokenizer
+from .stub_extension import make_bert
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A base model, its extension, and test data."""
+    root = tmp_path_factory.mktemp("eval")
+    own = tokenizer("bert-uncased")
+    make_bert().save_pretrained(root / "base")
+    own.save_pretrained(root / "base")
+    grown = extend_tokenizer(own, swahili(100), num_new_tokens=30)
+    extension = extend_vocabulary(make_bert(), grown, method="mean", tokenizer=own)
+    extension.save_pretrained(root / "extended", verify=False)
+    (root / "text.txt").write_text("\n".join(swahili(5)), "utf-8")
+    (root / "pairs.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in sample_pairs()[:8]), "utf-8")
+    lines = [f"{label}\t{text}\n" for text in english(12) for label in ("a" if len(text) > 60 else "b",)]
+    (root / "topic.tsv").write_text("a\tsome long text\nb\tshort\n" + "".join(lines), "utf-8")
+    line = json.dumps({"tokens": ["the", "virus"], "upos": ["DET", "NOUN"]})
+    (root / "tags.jsonl").write_text(line + "\n" + line + "\n", "utf-8")
+    return root
+
+
+def call(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.filterwarnings("ignore::hf_vocab_extend.errors.VocabExtendWarning")
+def test_all_measures_before_and_after_are_recorded(folders, capsys):
+    readme = folders / "extended" / "README.md"
+    readme.write_bytes(readme.read_bytes() + b"\nMy own words.\n")
+    code, out, err = call(
+        capsys,
+        *("eval", folders / "extended", "--bits-per-byte", folders / "text.txt"),
+        *("--retrieval", folders / "pairs.tsv", "--topic", folders / "topic.tsv", folders / "topic.tsv"),
+        *("--tags", folders / "tags.jsonl", folders / "tags.jsonl"),
+        *("--before", folders / "base", "--record", "--format", "json"),
+    )
+    assert code == 0, err
+    results = json.loads(out)["evaluations"]
+    assert [result["metric"] for result in results] == [
+        *("bits per byte", "R@1 target to source", "R@1 source to target", "MRR"),
+        *("accuracy", "macro F1", "accuracy", "macro F1"),
+    ]
+    assert all("before" in result for result in results)
+    assert {result["dataset"] for result in results} == {"text", "pairs", "topic", "tags"}
+    report = ExtensionReport.from_json((folders / "extended" / REPORT_FILE).read_text("utf-8"))
+    assert [dict(item) for item in report.evaluations] == results
+    card = readme.read_text("utf-8")
+    assert "My own words." in card
+    assert "| language modelling | text | bits per byte |" in card
+    assert "model-index" in card
+
+
+def test_a_table_is_shown(folders, capsys):
+    code, out, _ = call(capsys, "eval", folders / "base", "--bits-per-byte", folders / "text.txt", "--limit", "2")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["task", "data", "metric", "value"]
+
+
+def test_what_cannot_be_measured_is_said_before_any_work(folders, capsys):
+    for arguments, message in (
+        ((folders / "base",), "nothing to measure"),
+        ((folders / "base", "--topic", folders / "topic.tsv"), "one file"),
+        ((folders / "base", "--bits-per-byte", folders / "text.txt", "--record"), "--record needs a folder"),
+        ((folders / "base", "--bits-per-byte", folders / "text.txt", "--limit", "0"), "--limit is 0"),
+        ((folders / "base", "--retrieval", folders / "none.tsv"), "cannot be read"),
+    ):
+        code, _, err = call(capsys, "eval", *arguments)
+        assert code == 1
+        assert message in err
