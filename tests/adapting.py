@@ -56,6 +56,7 @@ def trainer_for(
     gc.freeze()  # the Trainer collects garbage at each run, which takes longer than six steps
     optimizers = options.pop("optimizers", (None, None))
     data = options.pop("data", None) or examples()
+    own = options.pop("processing_class", None)
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 2,
@@ -73,6 +74,7 @@ def trainer_for(
         eval_dataset=data[:4],
         callbacks=list(callbacks),
         optimizers=optimizers,
+        processing_class=own,
     )
 
 
