@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -165,6 +166,30 @@ def test_hidden_files_stay_here(hub: Hub, saved: Path, tmp_path: Path) -> None:
         (folder / name).write_text("{}")
     push_folder(folder, NAME, token=WRITE_TOKEN)
     assert set(hub.repos[NAME].branches["main"]) == {"config.json"}
+
+
+def test_the_front_matter_is_what_the_client_reads(hub: Hub, tmp_path: Path) -> None:
+    results = [{"task": "retrieval", "dataset": "org/pairs", "metric": "R@1", "value": 0.75, "before": 0.5}]
+    report = make_extension().report.with_training({"steps": 3}).with_evaluations(results)
+    extension = replace(make_extension(), report=report)
+    extension.save_pretrained(tmp_path / "local-name", license="mit", verify=False)
+    (tmp_path / "local-name" / "README.md").write_text(
+        (tmp_path / "local-name" / "README.md")
+        .read_text()
+        .replace("tags:", "datasets: [org/text]\nmetrics: [recall]\ntags:")
+    )
+    for _ in range(2):
+        push_folder(tmp_path / "local-name", NAME, token=WRITE_TOKEN)
+    (tmp_path / "README.md").write_bytes(hub.repos[NAME].branches["main"]["README.md"])
+    front = huggingface_hub.metadata_load(tmp_path / "README.md")
+    data = huggingface_hub.ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, front["base_model_relation"]) == ("org/base-model", "finetune")
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "fill-mask", "mit")
+    assert (data.datasets, data.metrics, data.language) == (["org/text"], ["recall"], ["sw"])
+    assert [(item.metric_type, item.metric_value, item.dataset_type) for item in data.eval_results] == [
+        ("r@1", 0.75, "org/pairs")
+    ]
+    assert [entry["name"] for entry in front["model-index"]] == ["swahili-bert"], "once, by its final name"
 
 
 def test_another_folder_removes_nothing(hub: Hub, saved: Path, tmp_path: Path) -> None:

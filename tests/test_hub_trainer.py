@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def test_push_to_hub_in_the_arguments(strategy: str, hub: Hub, tmp_path: Path) -
     check_card(tree["README.md"].decode())
     if strategy == "checkpoint":
         assert "last-checkpoint/model.safetensors" in tree
+        assert "last-checkpoint/vocab_extension.json" in tree
+    assert "was not trained" not in tree["README.md"].decode()
+    assert json.loads(tree["vocab_extension.json"])["training"]["steps"] == 2
     trainer.push_to_hub()
     check_card(tree["README.md"].decode())
     assert "training_args.bin" in tree

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..auto_class import find_auto_class
@@ -20,14 +19,13 @@ from ..evaluation.curves import CURVES_FILE
 from ..methods import METHODS, get_method_class
 from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, head_text
 from ..scrub import public_model_id, without_private
+from .front_matter import LICENSE_KEYS, as_list, assemble, merge_front_matter, split_front_matter
 from .snippet import usage_snippet
 from .training_section import measures_table, run_rows, stage_rows, text_rows, training_limits
 
 BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
 END = "<!-- hf_vocab_extend: end -->"
 _BLOCK = re.compile(r"<!-- hf_vocab_extend: begin\b.*?<!-- hf_vocab_extend: end -->", re.DOTALL)
-_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_LICENSE_KEYS = ("license", "license_name", "license_link")
 _OUR_KEYS = ("base_model", "base_model_relation")
 """Front-matter keys that follow the report even where the user wrote others."""
 
@@ -98,7 +96,7 @@ def render_card(
     check_keys(card_data)
     clean = ExtensionReport.from_dict(without_private(report.to_dict()))
     auto = find_auto_class(model_type, architecture) if model_type and architecture else None
-    languages = _as_list(language) if language is not None else list(clean.languages)
+    languages = as_list(language) if language is not None else list(clean.languages)
     name = model_name or _default_name(clean, languages)
     data = ModelCardData(
         base_model=_base_model(report, base_model, existing),
@@ -168,7 +166,7 @@ def read_card(readme: Path) -> str | None:
 def stated_license(readme: Path) -> dict[str, str]:
     """Return the licence keys in the front matter of a README.md; empty if there are none."""
     front, _ = split_front_matter(read_card(readme) or "")
-    return {key: front[key] for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
+    return {key: front[key] for key in LICENSE_KEYS if isinstance(front.get(key), str)}
 
 
 def has_own_prose(text: str) -> bool:
@@ -182,27 +180,7 @@ def fill_front_matter(text: str, other: str) -> str:
     """Return a card with the front-matter keys that only another card has."""
     own, body = split_front_matter(text)
     missing = {key: value for key, value in split_front_matter(other)[0].items() if key not in own}
-    return _assemble(own | missing, body.lstrip("\r\n")) if missing else text
-
-
-def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """Return the front matter as data, and the text after it.
-
-    Raises:
-        InvalidOptionError: If the front matter is no YAML mapping.
-    """
-    match = _FRONT_MATTER.match(text)
-    if match is None:
-        return {}, text
-    try:
-        data = yaml.safe_load(match[1]) or {}
-    except yaml.YAMLError as error:
-        raise InvalidOptionError(
-            f"The front matter of README.md is not YAML ({str(error).splitlines()[0]}). Correct it, then save again."
-        ) from error
-    if not isinstance(data, dict):
-        raise InvalidOptionError("The front matter of README.md is no mapping of keys to values. Correct it.")
-    return data, text[match.end() :]
+    return assemble(own | missing, body.lstrip("\r\n")) if missing else text
 
 
 def check_keys(card_data: Mapping[str, Any]) -> None:
@@ -215,11 +193,6 @@ def check_keys(card_data: Mapping[str, Any]) -> None:
     if unknown:
         known = ", ".join(sorted(CARD_KEYS | EXTRA_KEYS))
         raise InvalidOptionError(f"A model card has no key '{unknown[0]}'. Its keys: {known}.")
-
-
-def _as_list(value: str | Sequence[str]) -> list[str]:
-    """Return one or many strings as a list."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _default_name(report: ExtensionReport, languages: list[str]) -> str:
@@ -402,35 +375,12 @@ def merge_card(existing: str | None, front: dict[str, Any], explicit: set[str], 
         block: Text between our marks, with the marks.
     """
     if existing is None:
-        return _assemble(front, f"# {name}\n\n{block}\n")
+        return assemble(front, f"# {name}\n\n{block}\n")
     windows = "\r\n" in existing
     own, body = split_front_matter(existing.replace("\r\n", "\n"))
     if _BLOCK.search(body):
         body = _BLOCK.sub(lambda _: block, body, count=1)
     else:
         body = body.rstrip("\n") + f"\n\n{block}\n"
-    text = _assemble(_merge_front_matter(own, front, explicit), body.lstrip("\n"))
+    text = assemble(merge_front_matter(own, front, explicit), body.lstrip("\n"))
     return text.replace("\n", "\r\n") if windows else text
-
-
-def _merge_front_matter(own: dict[str, Any], new: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
-    """Join two front matters: lists are joined, explicit keys are replaced, of all others the user's value stays."""
-    merged = dict(own)
-    if "license" in explicit:
-        merged = {key: value for key, value in merged.items() if key not in _LICENSE_KEYS}
-    for key, value in new.items():
-        present = merged.get(key)
-        if key == "model-index":
-            names = {entry["name"] for entry in value}
-            kept = [entry for entry in present or [] if not (isinstance(entry, dict) and entry.get("name") in names)]
-            merged[key] = kept + value
-        elif key in explicit or present is None:
-            merged[key] = value
-        elif isinstance(value, list):
-            merged[key] = list(dict.fromkeys([*_as_list(present), *value]))
-    return merged
-
-
-def _assemble(front: dict[str, Any], body: str) -> str:
-    """Return front matter and body as one text."""
-    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)}---\n\n{body}"
