@@ -122,7 +122,7 @@ def test_states_come_nearer_to_those_of_the_source_pieces() -> None:
     options = FEW | {"steps": 40, "next_token": False}
     said = distill_tokens(extension, None, TEXT, tokenizer=own, **options).report.distillations[-1]
     assert said["held_out_after"]["states"] > 0.9 * said["held_out_before"]["states"]
-    assert said["held_out_after"]["text"] >= said["held_out_before"]["text"]
+    assert set(said["held_out_after"]) == {"states"}
 
 
 def test_a_head_of_its_own_learns_from_the_text_and_a_shared_one_moves_along() -> None:

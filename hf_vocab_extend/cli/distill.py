@@ -31,12 +31,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="what extend has saved: a folder or a name on the Hub")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="a new or empty folder")
     add_corpus_options(parser, required=False)
-    named = {"action": "append", "metavar": "[NAME=]PATH"}
     parser.add_argument(
-        "--parallel", help="sentence pairs, source language first; once for each corpus, with its name", **named
+        "--parallel",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="sentence pairs, source language first; once for each corpus, with its name",
     )
     parser.add_argument(
-        "--dev", help="held-out pairs that decide which rows are kept (default: 5 %% of each)", **named
+        "--dev",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="held-out pairs that decide which rows are kept (default: 5 %% of each corpus)",
     )
     parser.add_argument(
         "--pair-columns", nargs=2, metavar=("SOURCE", "TARGET"), help="columns of TSV files with a header"
@@ -50,22 +55,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--target-layer", "layer whose states are matched, -1 for the last", type=int, metavar="N")
     add("--evaluate-every", "steps between looks at held-out text", type=int, metavar="N")
     add("--seed", "seed of all randomness", type=int, metavar="N")
-    pairs = option_adder(
-        parser.add_argument_group("from pairs"), "adaptation.distillation.parallel", "distill_parallel"
-    )  # type: ignore[arg-type]
-    pairs("--temperature", "of the contrast", type=float, metavar="X")
-    pairs("--contrast", "weight of the contrast", type=float, metavar="X")
-    pairs("--balance", "0 takes corpora by their size, 1 in equal shares", type=float, metavar="X")
-    pairs("--anchor", "pull of rarely seen rows to their start", type=float, metavar="X")
-    pairs("--max-length", "tokens of a sentence at most", type=int, metavar="N")
-    pairs("--tolerance", "how far a held-out corpus may fall below its start", type=float, metavar="X")
-    pairs("--patience", "looks without better rows after which to stop", type=int, metavar="N")
-    text = option_adder(parser.add_argument_group("from text"), "adaptation.distillation.tokens", "distill_tokens")  # type: ignore[arg-type]
-    text("--snippets-per-token", "pieces of text for each new token", type=int, metavar="N")
-    text("--snippet-length", "tokens of a piece at most", type=int, metavar="N")
-    text("--max-snippets", "most pieces of all", type=int, metavar="N")
-    text("--epochs", "passes over the pieces", type=int, metavar="N")
-    text("--no-next-token", "match states only, do not learn from the text", action="store_false", dest="next_token")
+    add("--temperature", "from pairs: of the contrast", type=float, metavar="X")
+    add("--contrast", "from pairs: weight of the contrast", type=float, metavar="X")
+    add("--balance", "from pairs: 0 takes corpora by their size, 1 in equal shares", type=float, metavar="X")
+    add("--anchor", "from pairs: pull of rarely seen rows to their start", type=float, metavar="X")
+    add("--max-length", "from pairs: tokens of a sentence at most", type=int, metavar="N")
+    add("--tolerance", "from pairs: how far a held-out corpus may fall below its start", type=float, metavar="X")
+    add("--patience", "from pairs: looks without better rows after which to stop", type=int, metavar="N")
+    text = option_adder(parser, "adaptation.distillation.tokens", "distill_tokens")
+    text("--snippets-per-token", "from text: pieces for each new token", type=int, metavar="N")
+    text("--snippet-length", "from text: tokens of a piece at most", type=int, metavar="N")
+    text("--max-snippets", "from text: most pieces of all", type=int, metavar="N")
+    text("--epochs", "from text: passes over the pieces", type=int, metavar="N")
+    text(
+        "--no-next-token",
+        "from text: match states only, do not learn from the text",
+        action="store_false",
+        dest="next_token",
+    )
     save = option_adder(parser, "result", "save_pretrained")
     save("--license", "licence for the card (default: what the base model states)", metavar="ID")
     save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +13,9 @@ from ...errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
-from ...prepare import find_source_tokenizer, highest_id
+from ...prepare import find_source_tokenizer, highest_id, public_name
 from ..rows import new_row_ids
+from .sentence_vectors import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,21 +128,16 @@ def check_layer(model: PreTrainedModel, teacher: PreTrainedModel, layer: int) ->
 @torch.no_grad()
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether a position sees only what goes before it: measured, since configs of encoders made of decoders lie."""
-    was_training = model.training
-    model.eval()
-    try:
-        ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device)
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device)
+    with evaluating(model):
         states = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-    finally:
-        model.train(was_training)
     first = states[:, 0].float()
     return bool(torch.allclose(first[0], first[1], rtol=0, atol=1e-6 * float(first.abs().max())))
 
 
 def name_of(model: PreTrainedModel) -> str:
     """Return the name of a model as a report may show it."""
-    name = model.config._name_or_path
-    return Path(name).name if name else type(model).__name__
+    return public_name(model.config._name_or_path) or type(model).__name__
 
 
 def rows_of(model: PreTrainedModel) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,6 +75,18 @@ CHUNK = 32
 """Rows that are padded to one length."""
 
 
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Turn dropout off for a while; every module gets back the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def embed_all(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: int, *, desc: str) -> torch.Tensor:
     """Return the vectors of many rows of ids, without gradients and without dropout, shape `(n, width)`.
@@ -81,21 +94,16 @@ def embed_all(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: i
     Raises:
         InvalidTableError: If a vector is not finite.
     """
-    modes = [(module, module.training) for module in model.modules()]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     starts = range(0, len(order), BATCH)
     result: torch.Tensor | None = None
-    try:
-        model.eval()
+    with evaluating(model):
         for start in progress(starts, desc=desc, unit="batch", total=len(starts)):
             chosen = order[start : start + BATCH]
             found = vectors_of(model, [rows[index] for index in chosen], pad_id, layer)
             if result is None:
                 result = found.new_empty(len(rows), found.shape[1])
             result[torch.tensor(chosen, device=result.device)] = found
-    finally:
-        for module, training in modes:
-            module.training = training
     assert result is not None
     if not torch.isfinite(result).all():
         bad = int((~torch.isfinite(result)).any(1).sum())
@@ -103,4 +111,4 @@ def embed_all(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: i
     return result
 
 
-__all__ = ["cut", "embed_all", "hidden_states", "pad_id_of", "padded", "pooled", "vectors_of"]
+__all__ = ["cut", "embed_all", "evaluating", "hidden_states", "pad_id_of", "padded", "pooled", "vectors_of"]

@@ -102,7 +102,7 @@ def find_snippets(
             if not any(int(counts[slot]) < per_token for slot in found):
                 continue
             pairs = aligned_positions(ours, theirs, [token in slots for token in ours.ids], causal=causal)
-            if not pairs:
+            if not pairs or len(ours.ids) < 2:  # of one token nothing can be predicted
                 continue
             for slot in found:
                 counts[slot] += 1

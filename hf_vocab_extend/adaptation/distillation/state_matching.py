@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 MASKED = 0.15
 """Share of the tokens that are masked for the loss on the text of a masked model."""
-IGNORED = -100
 
 
 @dataclass
@@ -46,18 +45,14 @@ class Matching:
 
     def backward(self, snippets: list[Snippet], generator: torch.Generator) -> float:
         """Compute gradients for one batch; return the loss of the states."""
-        student = padded([item.student for item in snippets], self.pads[0], self.rows.model.device)
-        distance, _ = self._distance(snippets, student)
         own_head = self.rows.head is not None
-        if not self._reads_text() or not (self.text or own_head):
-            distance.backward()
-            return float(distance.detach())
-        text = self._text_loss(student, generator)
+        found, text = self._read(snippets, generator)
+        distance, _ = self._distance(snippets, found)
         total = distance
-        if self.text:
+        if text is not None and self.text:
             total = distance + text * (distance.detach() / text.detach().clamp(min=1e-9))
         total.backward(inputs=[self.rows.input], retain_graph=own_head)
-        if self.rows.head is not None:  # its own loss, at its own weight
+        if text is not None and self.rows.head is not None:  # its own loss, at its own weight
             text.backward(inputs=[self.rows.head])
         return float(distance.detach())
 
@@ -65,56 +60,55 @@ class Matching:
     def scores(self, snippets: list[Snippet], batch_size: int) -> dict[str, float]:
         """Return minus the losses on held-out snippets, higher is better; masks are the same at every call."""
         generator = torch.Generator().manual_seed(0)
-        totals, count = {"states": 0.0, "text": 0.0}, 0
+        totals: dict[str, float] = {}
         for start in range(0, len(snippets), batch_size):
             chosen = snippets[start : start + batch_size]
-            student = padded([item.student for item in chosen], self.pads[0], self.rows.model.device)
-            distance, square = self._distance(chosen, student)
-            totals["states"] -= float(distance / square) * len(chosen)
-            if self._reads_text():
-                totals["text"] -= float(self._text_loss(student, generator)) * len(chosen)
-            count += len(chosen)
-        if not self._reads_text():
-            del totals["text"]
-        return {name: value / count for name, value in totals.items()}
+            found, text = self._read(chosen, generator)
+            distance, square = self._distance(chosen, found)
+            losses = {"states": distance / square} | ({} if text is None else {"text": text})
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) - float(loss) * len(chosen)
+        return {name: value / len(snippets) for name, value in totals.items()}
 
-    def _reads_text(self) -> bool:
-        """Whether the model can be asked for the text itself."""
-        return self.rows.has_head and (self.causal or self.mask_id is not None)
+    def _read(self, snippets: list[Snippet], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the student's states `(n, length, width)`, and its loss on the text in nats per token.
 
-    def _distance(
-        self, snippets: list[Snippet], student: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        A causal model gives both in one pass. A masked one reads the text as it is for its states, and masked for the
+        other loss. The loss on the text is None for a model that has none, and where it is not wanted.
+        """
+        batch = padded([item.student for item in snippets], self.pads[0], self.rows.model.device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        wanted = self.text or self.rows.head is not None
+        if not wanted or not self.rows.has_head or not (self.causal or self.mask_id is not None):
+            return hidden_states(self.rows.model, batch, self.layer), None
+        if self.causal:
+            places = torch.zeros_like(mask, dtype=torch.bool)
+            places[:, :-1] = mask[:, 1:] > 0
+            output = self._run(ids, mask, places)
+            text = functional.cross_entropy(output.logits.float().flatten(0, -2), ids.roll(-1, 1)[places])
+            return output.hidden_states[self.layer].float(), text
+        special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
+        candidates = ~special & (mask > 0)
+        places = candidates & (torch.rand(ids.shape, generator=generator).to(ids.device) < MASKED)
+        places = places if places.any() else candidates
+        output = self._run(torch.where(places, self.mask_id or 0, ids), mask, places)
+        text = functional.cross_entropy(output.logits.float().flatten(0, -2), ids[places])
+        return hidden_states(self.rows.model, batch, self.layer), text
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> Any:
+        """Run the student with its head at some places."""
+        with self.rows.logits_at(places):
+            return self.rows.model(input_ids=ids, attention_mask=mask, output_hidden_states=self.causal)
+
+    def _distance(self, snippets: list[Snippet], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean squared distance of states at aligned positions, and the mean square of the teacher's."""
-        device = self.rows.model.device
         with torch.no_grad(), self.rows.out_of_place():
-            teacher = padded([item.teacher for item in snippets], self.pads[1], self.teacher.device)
-            wanted = hidden_states(self.teacher, teacher, self.layer).to(device)
-        found = hidden_states(self.rows.model, student, self.layer)
+            batch = padded([item.teacher for item in snippets], self.pads[1], self.teacher.device)
+            wanted = hidden_states(self.teacher, batch, self.layer).to(found.device)
         places = [(row, *pair) for row, item in enumerate(snippets) for pair in item.pairs]
-        row, ours, theirs = torch.tensor(places, device=device).T
+        row, ours, theirs = torch.tensor(places, device=found.device).T
         target = wanted[row, theirs]
         return functional.mse_loss(found[row, ours], target), target.square().mean()
-
-    def _text_loss(self, student: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-        """Return the cross-entropy of the next token, or of masked tokens, in nats."""
-        ids, mask = student["input_ids"], student["attention_mask"]
-        labels = torch.full_like(ids, IGNORED)
-        if self.causal:
-            labels[:, :-1] = torch.where(mask[:, 1:] > 0, ids[:, 1:], IGNORED)
-            inputs = ids
-        else:
-            special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
-            drawn = torch.rand(ids.shape, generator=generator).to(ids.device) < MASKED
-            chosen = drawn & ~special & (mask > 0)
-            if not chosen.any():
-                chosen = ~special & (mask > 0)
-            labels = torch.where(chosen, ids, labels)
-            inputs = torch.where(chosen, self.mask_id or 0, ids)
-        places = labels != IGNORED
-        with self.rows.logits_at(places):
-            logits: Any = self.rows.model(input_ids=inputs, attention_mask=mask).logits
-        return functional.cross_entropy(logits.float().flatten(0, -2), labels[places])
 
 
 __all__ = ["Matching"]
