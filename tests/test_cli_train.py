@@ -22,6 +22,8 @@ from .tiny_models import make_llama
 
 SHORT = ("--block-size", "32", "--batch-size", "4", "--evaluations", "1", "--held-out", "8", "--warmup", "0.1")
 
+PEFT_READS_AN_OLD_NAME = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Namespace:
@@ -87,6 +89,7 @@ def test_resumed_run_equals_an_unbroken_one(places, tmp_path):
         assert torch.equal(one, other)
 
 
+@PEFT_READS_AN_OLD_NAME
 def test_plain_model_lora_and_streaming(places, tmp_path, capsys):
     out = tmp_path / "out"
     code, answer, err = train(
@@ -104,6 +107,7 @@ def test_plain_model_lora_and_streaming(places, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+@PEFT_READS_AN_OLD_NAME
 def test_lora_and_new_rows_of_an_extension(places, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(places.extended)
     before = {name: value.clone() for name, value in model.state_dict().items()}
