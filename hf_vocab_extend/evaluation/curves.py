@@ -11,8 +11,8 @@ from ..errors import InvalidOptionError, MissingDependencyError
 
 CURVES_FILE = "training_curves.png"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart by colour-blind readers, on top of marks and line styles."""
-_MARKS, _LINES = "osD^vPX", ("-", "--", "-.", ":")
+"""Okabe and Ito's palette, told apart by colour-blind readers, on top of marks and dashes."""
+_MARKS = "osD^vPX"
 _BITS = "bits_per_byte_"
 _DRIFT = {"drift_new_": "new rows", "drift_old_": "old rows"}
 _TABLE_ROWS = 12
@@ -78,7 +78,8 @@ def plot_curves(
         for index, (key, name, dashed) in enumerate(curves):
             points = [(x, entry[key]) for x, entry in zip(tokens, history, strict=True) if key in entry]
             style = {"linestyle": "--" if dashed else "-", "marker": _MARKS[index % len(_MARKS)], "markersize": 4}
-            axes.plot(*zip(*points, strict=True), color=_COLOURS[index % len(_COLOURS)], label=name, **style)
+            across, up = [x for x, _ in points], [y for _, y in points]
+            axes.plot(across, up, color=_COLOURS[index % len(_COLOURS)], label=name, **style)
         for stage in stages[1:]:
             axes.axvline(_at_step(stage["begin"], history, tokens), color="0.6", linewidth=0.8, linestyle=":")
         axes.set_xlabel(f"training tokens{unit}")

@@ -93,7 +93,7 @@ def fit_probe(
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     return Probe(names, weight.detach(), bias.detach(), mean, scale)
 
 
