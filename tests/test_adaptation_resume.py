@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from hf_vocab_extend import Stage, VocabExtensionCallback, VocabExtensionTrainer
+from hf_vocab_extend import Stage, VocabExtension, VocabExtensionCallback, VocabExtensionTrainer
 from hf_vocab_extend.adaptation.locate import locate_extension
 from hf_vocab_extend.errors import MissingResourceError, TokenizerMismatchError
 
@@ -115,8 +116,16 @@ def test_the_best_model_may_be_of_an_earlier_stage(tmp_path: Path) -> None:
     assert all(item.requires_grad for item in model.parameters())
 
 
-def test_the_extension_is_found_where_the_model_is_from(tmp_path: Path) -> None:
+def _saved_extension() -> VocabExtension:
+    """A tiny BERT whose report tells its rows."""
     made = make_extension()
+    n_rows = made.model.get_input_embeddings().weight.shape[0]
+    made.report = replace(made.report, sizes={**made.report.sizes, "target_rows": n_rows})
+    return made
+
+
+def test_the_extension_is_found_where_the_model_is_from(tmp_path: Path) -> None:
+    made = _saved_extension()
     made.save_pretrained(tmp_path / "model", verify=False)
     model = type(made.model).from_pretrained(tmp_path / "model")
     found = locate_extension(model)
@@ -134,7 +143,7 @@ def test_the_extension_is_found_where_the_model_is_from(tmp_path: Path) -> None:
 
 
 def test_a_model_that_was_resized_afterwards_is_refused(tmp_path: Path) -> None:
-    made = make_extension()
+    made = _saved_extension()
     made.save_pretrained(tmp_path / "model", verify=False)
     model = type(made.model).from_pretrained(tmp_path / "model")
     rows = model.get_input_embeddings().weight.shape[0]
