@@ -76,6 +76,7 @@ def test_every_command_has_examples_and_each_parses() -> None:
         "merge",
         "align",
         "distill",
+        "eval",
         "fertility",
         "methods",
         "card",
