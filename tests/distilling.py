@@ -22,6 +22,8 @@ CASES = {
     "llama": "llama3",
     "llama tied": "llama3",
 }
+MODES = [("bert", "extend"), ("bert without head", "replace"), ("llama", "replace"), ("llama tied", "extend")]
+"""Each case in one mode, and each mode with and without a table of the head's own."""
 
 
 @cache
