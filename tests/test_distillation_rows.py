@@ -233,7 +233,6 @@ def test_the_guard_keeps_the_best_rows_in_which_no_corpus_has_fallen() -> None:
     assert guard.best_step == 2
     assert torch.equal(rows, kept[2])
     assert outcome.steps == 6
-    assert outcome.seen.all()
 
 
 def test_the_start_stays_where_nothing_is_better_and_patience_ends_the_run() -> None:

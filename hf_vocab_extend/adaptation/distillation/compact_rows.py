@@ -151,6 +151,15 @@ class CompactRows:
         return output.index_copy(-1, self.ids, values.to(output.dtype))
 
     @torch.no_grad()
+    def moved(self) -> torch.Tensor:
+        """Return which rows differ from those of the tables, in the tables' own precision, bool, shape `(n,)`."""
+        changed = torch.zeros(len(self.ids), dtype=torch.bool, device=self.ids.device)
+        for rows, site in ((self.input, self._input_site), (self.head, self._head_site)):
+            if rows is not None and site is not None:
+                changed |= (rows.to(site.tensor.dtype) != site.tensor[self.ids]).any(1)
+        return changed
+
+    @torch.no_grad()
     def write(self) -> None:
         """Write the rows into the model's tables.
 

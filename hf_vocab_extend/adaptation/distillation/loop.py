@@ -76,13 +76,11 @@ class Outcome:
         steps: Steps done.
         losses: Loss of each.
         seconds: Of the steps and the guard's looks.
-        seen: Rows that had a gradient, bool, shape `(n,)`.
     """
 
     steps: int
     losses: list[float]
     seconds: float
-    seen: torch.Tensor
 
 
 def run_steps(rows: CompactRows, backward: Callable[[int], float], guard: Guard, schedule: Schedule) -> Outcome:
@@ -119,8 +117,7 @@ def run_steps(rows: CompactRows, backward: Callable[[int], float], guard: Guard,
             if not go_on:
                 break
     guard.restore(parameters)
-    seen = torch.stack([steps > 0 for steps in optimizer.steps]).any(0).cpu()
-    return Outcome(len(losses), losses, time.perf_counter() - start, seen)
+    return Outcome(len(losses), losses, time.perf_counter() - start)
 
 
 class _Average:

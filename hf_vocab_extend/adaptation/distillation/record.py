@@ -33,16 +33,16 @@ def finish(
         outcome: What the run did.
         said: What else the report is to say: method, options, counts.
     """
-    moved = guard.best_step > 0
-    if moved:
+    moved = rows.ids[rows.moved()].cpu().numpy() if guard.best_step else np.empty(0, np.int64)
+    if len(moved):
         rows.write()
         refined = np.zeros(len(extension.mapping.tokens), bool)
-        refined[rows.ids.cpu().numpy()[outcome.seen.numpy()]] = True
+        refined[moved] = True
         extension.mapping = extension.mapping.with_distilled(refined)
     extension.report = extension.report.with_distillation(
         {
             **said,
-            "rows": int(outcome.seen.sum()) if moved else 0,
+            "rows": len(moved),
             "steps": outcome.steps,
             "kept_step": guard.best_step,
             "held_out_before": _rounded(guard.start),
