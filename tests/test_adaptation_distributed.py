@@ -30,6 +30,7 @@ SLOW = {
     "tied_accumulated": "tied",
     "tied_checkpointed": "tied_checkpointed",
     "tied_bf16": "tied_bf16",
+    "fsdp_tied_bf16": "tied_bf16",
     "fsdp_untied_sharded_resumed": "untied",
     "fsdp_tied_accumulated": "tied",
     "loaded_tied": "tied",

@@ -103,9 +103,9 @@ def test_zero_only_widens_and_pauses_decay() -> None:
     with pytest.warns(VocabExtendWarning, match="weight_decay=0.1"):
         launcher = check_launch(arguments(weight_decay=0.1), host, freezes=True)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], weight_decay=0.1)
-    launcher.begin_stage(optimizer, True)
+    launcher.begin_stage(None, optimizer, True)
     assert optimizer.param_groups[0]["weight_decay"] == 0
-    launcher.begin_stage(optimizer, False)
+    launcher.begin_stage(None, optimizer, False)
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
 
 

@@ -28,7 +28,7 @@ class Launcher:
         refusal: Why stages that freeze do not work, with the remedy; None where they do.
         prepare: Sets options before the model is wrapped.
         check: Refuses options that do not work once the model is wrapped.
-        begin_stage: What the optimizer needs when a stage has begun.
+        begin_stage: What model and optimizer need when a stage has begun; its last argument is whether it freezes.
         widening: Whether a stage may only add to what the one before trained.
     """
 
@@ -37,7 +37,7 @@ class Launcher:
     refusal: str | None = None
     prepare: Callable[[TrainingArguments, Any, bool], None] | None = None
     check: Callable[[TrainingArguments, Any], None] | None = None
-    begin_stage: Callable[[Any, bool], None] | None = None
+    begin_stage: Callable[[Any, Any, bool], None] | None = None
     widening: bool = False
 
 
@@ -89,7 +89,7 @@ def prepare_launch(args: TrainingArguments, trainer: Any | None, *, freezes: boo
 def check_launch(args: TrainingArguments, trainer: Any | None, *, freezes: bool, widens: bool = True) -> Launcher:
     """Refuse what the launcher cannot do; call it in ``on_train_begin``, before anything is changed.
 
-    After each stage that begins, call :meth:`Launcher.begin_stage` of what is returned, if it is not None, with the
+    After each stage that begins, call ``begin_stage`` of what is returned, if it is not None, with the model, the
     optimizer and whether the stage leaves anything frozen.
 
     Args:
@@ -203,12 +203,27 @@ def _checkpointing_options(args: TrainingArguments) -> dict[str, Any]:
     return {}
 
 
-def _fill(optimizer: Any, freezes: bool) -> None:
-    """Make the state of what does not train yet, so that a checkpoint of FSDP2 can be loaded."""
+def _begin_sharded(model: Any, optimizer: Any, freezes: bool) -> None:
+    """Let FSDP2 read again what trains: it notes the type of gradients of a group when the group is first used.
+
+    A group in which nothing trained then would take gradients in the type of mixed precision for float32 parameters,
+    which torch refuses. Gathering a group reads its parameters anew.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def _begin_fsdp2(model: Any, optimizer: Any, freezes: bool) -> None:
+    """Make the state of what does not train yet, too, so that a checkpoint can be loaded."""
+    _begin_sharded(model, optimizer, freezes)
     fill_state(optimizer)
 
 
-def _spare_frozen(optimizer: Any, freezes: bool) -> None:
+def _spare_frozen(model: Any, optimizer: Any, freezes: bool) -> None:
     """Keep weight decay off while anything is frozen.
 
     ZeRO steps on flat copies in which frozen parameters lie among the others, with gradients of zero. Without decay
@@ -241,11 +256,12 @@ LAUNCHERS: dict[str, Launcher] = {
         "FSDP2",
         "everything; the optimizer's state of what is frozen is made at once, so that checkpoints load",
         prepare=_prepare_fsdp2,
-        begin_stage=_fill,
+        begin_stage=_begin_fsdp2,
     ),
     "sharded_at_load": Launcher(
         "sharding by from_pretrained (DistributedConfig)",
         "everything that the Trainer does with it; it does not resume",
+        begin_stage=_begin_sharded,
     ),
     "zero": Launcher(
         "DeepSpeed ZeRO-1 or ZeRO-2",

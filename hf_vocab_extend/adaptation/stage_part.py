@@ -124,7 +124,7 @@ class StageRun:
             freezes=any(known.freezes(selection) for selection in selections),
             widens=all(now.covers(before) for before, now in pairwise(selections)),
         )
-        self._optimizer = kwargs["optimizer"]
+        self._model, self._optimizer = kwargs["model"], kwargs["optimizer"]
         self._rates.check({name for stage in stages for name in _groups(stage)})
         self._freezer = _Freezer(kwargs["model"], known, kwargs["optimizer"])
         self._counted = args.include_num_input_tokens_seen
@@ -183,7 +183,7 @@ class StageRun:
         """Let a selection train, and give the launcher what it needs for it."""
         self._freezer.apply(now, before)
         if self._launcher.begin_stage is not None:
-            self._launcher.begin_stage(self._optimizer, self._known.freezes(now))
+            self._launcher.begin_stage(self._model, self._optimizer, self._known.freezes(now))
 
     def _selection(self) -> Selection:
         """Return what the present stage trains."""
