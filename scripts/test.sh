@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 make_environment .venv-test dev
 say "Running the tests (pytest)"
 export HF_HUB_OFFLINE=1
-exec "$PYTHON" -m pytest -m "not slow" "$@"
+exec "$PYTHON" -m pytest -m "not slow" -n 2 "$@"

@@ -26,8 +26,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    """Two threads: the machines that run the tests have two cores."""
-    torch.set_num_threads(2)
+    """Two threads: the machines that run the tests have two cores; one where several processes share them."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture
