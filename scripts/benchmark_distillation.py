@@ -116,26 +116,40 @@ class Bench:
         }
 
 
-CAUSAL: dict[str, tuple[str, dict[str, Any] | None]] = {
+def causal_tokens(**options: Any) -> Callable[[VocabExtension, Language, Any, Any], None]:
+    def refine(extension: VocabExtension, language: Language, model: Any, tokenizer: Any) -> None:
+        distill_tokens(extension, model, language.text, tokenizer=tokenizer, steps=100, **options)
+
+    return refine
+
+
+def causal_parallel(extension: VocabExtension, language: Language, model: Any, tokenizer: Any) -> None:
+    train, dev = by_corpus(language, "train"), by_corpus(language, "dev", DEV_PAIRS // 5)
+    distill_parallel(extension, model, tokenizer, train, dev_pairs=dev, steps=60, batch_size=32)
+
+
+CAUSAL: dict[str, tuple[str, Any]] = {
     "subword": ("subword", None),
-    "subword, then (a) tokens": ("subword", {}),
-    "subword, then (a) tokens, states alone": ("subword", {"next_token": False}),
+    "subword, then (a) tokens": ("subword", causal_tokens()),
+    "subword, then (a) tokens, states alone": ("subword", causal_tokens(next_token=False)),
+    "subword, then (b) parallel": ("subword", causal_parallel),
     "trans_tokenization": ("trans_tokenization", None),
-    "trans_tokenization, then (a) tokens": ("trans_tokenization", {}),
+    "trans_tokenization, then (a) tokens": ("trans_tokenization", causal_tokens()),
+    "trans_tokenization, then (b) parallel": ("trans_tokenization", causal_parallel),
 }
-"""Start, and options of the distillation from text; None for none."""
+"""Start, and what follows; None for nothing."""
 
 
-def causal_row(args: argparse.Namespace, start: str, options: dict[str, Any] | None) -> dict[str, Any]:
+def causal_row(args: argparse.Namespace, start: str, refine: Any) -> dict[str, Any]:
     """Return the bits per byte of held-out Swahili after one start and one refinement, with what it cost."""
     language = Language(args.data, "sw")
     tokenizer = AutoTokenizer.from_pretrained(args.causal)
     model = AutoModelForCausalLM.from_pretrained(args.causal)
     grown = extend_tokenizer(tokenizer, language.text, num_new_tokens=NEW_TOKENS)
-    extension = extend_vocabulary(model, grown, start, tokenizer=tokenizer, **STARTS[start](language))
+    extension = extend_vocabulary(copy.deepcopy(model), grown, start, tokenizer=tokenizer, **STARTS[start](language))
     with Measure() as measured:
-        if options is not None:
-            distill_tokens(extension, None, language.text, tokenizer=tokenizer, steps=300, **options)
+        if refine is not None:
+            refine(extension, language, model, tokenizer)
     texts, size = [], 0
     for _, _, target in language.parallel("test")[::7]:
         if size < HELD_OUT_BYTES:
@@ -176,10 +190,10 @@ def run(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
         keep(done, kept)
         print(key, {corpus: np.round(r1, 3).tolist() for corpus, r1 in found["retrieval"].items()}, flush=True)
     if args.causal is not None:
-        for name, refine in CAUSAL.items():
+        for name, row in CAUSAL.items():
             key = f"causal: {name}"
             if key not in done:
-                done[key] = causal_row(args, *refine)
+                done[key] = causal_row(args, *row)
                 keep(done, kept)
                 print(key, done[key]["bits_per_byte"], flush=True)
     return done
