@@ -343,6 +343,8 @@ def _trainer(
         "seed": options.seed,
         "data_seed": options.seed,
         "report_to": options.logger,
+        # Losses of masked models ignore the count over processes by which the Trainer would correct them.
+        "average_tokens_across_devices": choose_objective(model, options.objective) == "causal",
         "remove_unused_columns": False,  # examples say which draw of the collator is theirs
         "label_names": ["labels"],
         "eval_strategy": "steps" if options.evaluations and data.evaluation is not None else "no",
