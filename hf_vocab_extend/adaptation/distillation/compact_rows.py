@@ -74,10 +74,6 @@ class CompactRows:
         """Return what is trained."""
         return [self.input] if self.head is None else [self.input, self.head]
 
-    def slots(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the index of each id's row, -1 for the id of an old row; same shape."""
-        return self._slots[ids]
-
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the model compute with these rows, without dropout, and with gradients for nothing else."""
