@@ -12,6 +12,7 @@ import torch
 
 from ...errors import CorpusError, InvalidOptionError
 from ...resources.parallel import open_pairs
+from .aligned import Encoded
 from .checks import check_counts, check_layer, find_teacher, is_causal, name_of, new_rows_of
 from .compact_rows import CompactRows
 from .guard import Guard
@@ -115,7 +116,7 @@ def distill_parallel(
     start = time.perf_counter()
     as_text = extension.model.get_output_embeddings() is not None and is_causal(extension.model)
     generator = torch.Generator().manual_seed(seed)
-    train, held_out = _read(pairs, dev_pairs, extension, teacher_tokenizer, max_length, generator)
+    train, held_out = _read(pairs, dev_pairs, extension, teacher_tokenizer, max_length, as_text, generator)
     new = set(ids.tolist())
     train = [pair for pair in train if not new.isdisjoint(pair.student)]
     if not train:
@@ -171,6 +172,7 @@ def _read(
     extension: VocabExtension,
     teacher: PreTrainedTokenizerBase,
     max_length: int,
+    as_text: bool,
     generator: torch.Generator,
 ) -> tuple[list[Pair], list[Pair]]:
     """Return training and held-out pairs as ids.
@@ -197,7 +199,7 @@ def _read(
             kept_out = {source for source, _ in held_out[name]}
             train[name] = [pair for pair in items if pair[0] not in kept_out]
 
-    as_ids = partial(_as_ids, teacher=teacher, student=extension.tokenizer, max_length=max_length)
+    as_ids = partial(_as_ids, teacher=teacher, student=extension.tokenizer, max_length=max_length, as_text=as_text)
     return as_ids(train), as_ids(held_out)
 
 
@@ -207,14 +209,16 @@ def _as_ids(
     teacher: PreTrainedTokenizerBase,
     student: PreTrainedTokenizerBase,
     max_length: int,
+    as_text: bool = True,
 ) -> list[Pair]:
-    """Return pairs as ids; those of which a side has none are left out."""
+    """Return pairs as ids; those of which a side has none are left out. A causal model reads both at once."""
     found = []
     for name, items in corpora.items():
         sources = cut(teacher, [source for source, _ in items], max_length)
         texts = [target for _, target in items]
         targets = student(texts, truncation=True, max_length=max_length, return_offsets_mapping=True, verbose=False)
-        joined = encode(student, [f"{source}\n{target}" for source, target in items])
+        none = [Encoded([], [], [])] * len(items)
+        joined = encode(student, [f"{source}\n{target}" for source, target in items]) if as_text else none
         columns = zip(items, sources, targets["input_ids"], targets["offset_mapping"], joined, strict=True)
         for (source, target), theirs, ours, offsets, both in columns:
             if not theirs or len(ours) < 2:
