@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,56 @@ def test_the_model_must_be_that_of_the_extension(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError):
         VocabExtensionCallback(other).find_extension(torch.nn.Linear(2, 2), None)
     assert all(item.requires_grad for item in model.parameters())
+
+
+def test_what_is_no_extension_is_refused_at_once() -> None:
+    with pytest.raises(InvalidOptionError, match="extension is a Linear.*of LanguageHeads"):
+        VocabExtensionCallback(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_the_extension_gets_the_model_that_was_trained(tmp_path: Path) -> None:
+    """One that was loaded apart from the model would be saved, and pushed, untrained."""
+    model, apart = without_dropout("llama"), extended(without_dropout("llama"))
+    callback = VocabExtensionCallback(apart, stages="new_rows", measures=False)
+    trainer_for(model, tmp_path, callback, max_steps=1).train()
+    assert callback.extension is not None
+    assert callback.extension.model is model
+    assert callback.extension.report.training["steps"] == 1
+    assert apart.report.training is None
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_save_model_writes_the_extension_beside_the_weights(interrupted: bool, tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if interrupted and state.global_step == 1:
+                raise KeyboardInterrupt
+
+    extension = extended(without_dropout("llama"))
+    callback = VocabExtensionCallback(extension, measures=False)
+    trainer = trainer_for(
+        extension.model, tmp_path / "out", callback, Stop(), max_steps=2, processing_class=extension.tokenizer
+    )
+    with pytest.raises(KeyboardInterrupt) if interrupted else nullcontext():
+        trainer.train()
+    for folder in (None, str(tmp_path / "other")):
+        trainer.save_model(folder)
+        path = Path(folder or tmp_path / "out")
+        settings = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert set(settings) >= {"padding_side", "truncation_side"}
+        report = json.loads((path / "vocab_extension.json").read_text("utf-8"))
+        assert report["training"]["steps"] == (1 if interrupted else 2)
+        assert {"README.md", "vocab_mapping.safetensors"} <= {item.name for item in path.iterdir()}
+
+
+def test_a_method_that_the_user_put_on_the_trainer_comes_back(tmp_path: Path) -> None:
+    extension = extended(without_dropout("llama"))
+    trainer = trainer_for(extension.model, tmp_path, VocabExtensionCallback(extension), max_steps=1)
+    own = trainer.get_batch_samples
+    vars(trainer)["get_batch_samples"] = own
+    trainer.train()
+    assert vars(trainer)["get_batch_samples"] is own
 
 
 def test_stop_ids_are_those_of_the_extended_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from ..errors import UnsupportedTokenizerError
 from ..vocab.canonical import TokenKind, canonicalise
+from .host import shadow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,33 +48,30 @@ class BatchCounter:
         self._pad = tokenizer.pad_token_id
         self._sums = torch.zeros(4, dtype=torch.long, device=model.device)  # a launcher sums where its backend can
         self._before = dict.fromkeys(_NAMES[:2], 0)
-        self._trainer: Any = None
-        self._hook: Any = None
+        self._detach: Callable[[], None] | None = None
 
     def attach(self, trainer: Any | None) -> None:
         """Begin to count the batches of a Trainer; of the model where there is none."""
         if trainer is None or not hasattr(trainer, _METHOD):
-            self._hook = self._model.register_forward_pre_hook(self._see_forward, with_kwargs=True)
+            self._detach = self._model.register_forward_pre_hook(self._see_forward, with_kwargs=True).remove
             return
-        take = getattr(trainer, _METHOD)
 
-        def taken(*args: Any, **kwargs: Any) -> Any:
-            found = take(*args, **kwargs)
-            for batch in found[0]:
-                self.see(batch)
-            return found
+        def counted(take: Callable[..., Any]) -> Callable[..., Any]:
+            def taken(*args: Any, **kwargs: Any) -> Any:
+                found = take(*args, **kwargs)
+                for batch in found[0]:
+                    self.see(batch)
+                return found
 
-        self._trainer = trainer
-        vars(trainer)[_METHOD] = taken
+            return taken
+
+        self._detach = shadow(trainer, _METHOD, counted)
 
     def detach(self) -> None:
         """Stop to count."""
-        if self._trainer is not None:
-            vars(self._trainer).pop(_METHOD, None)
-            self._trainer = None
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        if self._detach is not None:
+            self._detach()
+            self._detach = None
 
     def see(self, batch: Any) -> None:
         """Count one batch, a mapping with ``input_ids`` and perhaps ``attention_mask``."""

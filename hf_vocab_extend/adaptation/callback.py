@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from .._logging import get_logger
 from ..errors import InvalidOptionError
 from ..result import VocabExtension
 from .checkpoints import CheckpointPart
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+logger = get_logger(__name__)
+
 
 class VocabExtensionCallback(TrainerCallback):
     """Trains an extended model in stages, on ``Trainer``, ``Seq2SeqTrainer`` or a Trainer built on them.
@@ -39,7 +43,7 @@ class VocabExtensionCallback(TrainerCallback):
         >>> Trainer(model=extension.model, args=args, train_dataset=data, callbacks=[callback]).train()
 
     Attributes:
-        extension: The extension; before training it may be None.
+        extension: The extension, with the model that the Trainer trains; before training it may be None.
         stages: The stages.
         history: The stages that have begun in the present or last run.
     """
@@ -71,8 +75,14 @@ class VocabExtensionCallback(TrainerCallback):
                 checkpoint and at the end, for example ``{"license": "mit"}``.
 
         Raises:
-            InvalidOptionError: If a stage, a text or an option is wrong.
+            InvalidOptionError: If the extension is something else, or a stage, a text or an option is wrong.
         """
+        if extension is not None and not isinstance(extension, VocabExtension | str | os.PathLike):
+            raise InvalidOptionError(
+                f"extension is a {type(extension).__name__}. Give what extend_vocabulary returned, or the folder or "
+                "Hub name of a saved extension; of LanguageHeads, the extension of the language that trains, and "
+                "heads.model to the Trainer."
+            )
         self._given = extension
         self.extension = extension if isinstance(extension, VocabExtension) else None
         self._stage_part = StagePart(as_stages(stages))
@@ -112,6 +122,9 @@ class VocabExtensionCallback(TrainerCallback):
             folder = None if self._given is None else os.fspath(self._given)  # type: ignore[arg-type]
             self.extension = locate_extension(base, _tokenizer_of(tokenizer), folder)
         check_rows(base, self.extension)
+        if self.extension.model is not base:
+            logger.info("The Trainer's model is not extension.model: the trained extension is callback.extension.")
+            self.extension = replace(self.extension, model=base)
         return self.extension
 
     def on_init_end(
@@ -139,6 +152,7 @@ class VocabExtensionCallback(TrainerCallback):
             if self._measures is not None:
                 self._measures.extension = extension
             self._checkpoints.extension = extension
+            self._checkpoints.follow_saves(running_trainer())
             self._call("on_train_begin", self._parts[1:], args, state, control, kwargs)
         except BaseException:
             self.restore()

@@ -16,6 +16,7 @@ from ..report import REPORT_FILE, ExtensionReport
 from ..result import MAPPING_FILE
 from ..saving import CARD_FILE, is_replaced_by_a_save, save_tokenizer
 from ..scrub import without_private
+from .host import shadow
 from .tables import plain_model
 
 if TYPE_CHECKING:
@@ -94,6 +95,32 @@ class CheckpointPart(TrainerCallback):
             folder.mkdir(parents=True, exist_ok=True)
             write_curves(self.extension.report.training, folder)
             self._write(args, folder, self.extension.report)
+
+    def follow_saves(self, trainer: Any | None) -> None:
+        """Let ``trainer.save_model``, also after training, write the same beside the weights.
+
+        It writes the tokenizer in the form of its own class, over ours, and nothing of the extension.
+        """
+        if trainer is not None and getattr(trainer.save_model, "follower", None) is not self:
+            shadow(trainer, "save_model", lambda save: self._following(trainer, save))
+
+    def _following(self, trainer: Any, save: Callable[..., None]) -> Callable[..., None]:
+        """Return a function that saves as the Trainer does, then writes beside the weights."""
+
+        def save_model(output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+            save(output_dir, *args, **kwargs)
+            folder = Path(str(output_dir or trainer.args.output_dir))
+            internal = kwargs.get("_internal_call", any(args))  # followed by on_save or by a push
+            if internal or not trainer.is_world_process_zero() or not folder.is_dir():
+                return
+            assert self.extension is not None
+            report, state = self.extension.report, trainer.state
+            if (report.training or {}).get("steps") != state.global_step:
+                report = self._report(trainer.args, state, {"model": trainer.model})
+            self._write(trainer.args, folder, report)
+
+        save_model.follower = self  # type: ignore[attr-defined]
+        return save_model
 
     def _report(self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any]) -> ExtensionReport:
         """Return the extension's report with the training so far."""

@@ -24,22 +24,40 @@ def running_trainer() -> Any | None:
     return None
 
 
+def shadow(target: Any, name: str, make: Callable[[Any], Any]) -> Callable[[], None]:
+    """Put a function in the place of a method of one object; what the user has put there himself comes back.
+
+    Args:
+        target: The object.
+        name: Name of the method.
+        make: Given the method as it is, returns the function.
+
+    Returns:
+        A function that undoes it.
+    """
+    own = {key: value for key, value in vars(target).items() if key == name}
+    vars(target)[name] = make(getattr(target, name))
+
+    def undo() -> None:
+        vars(target).pop(name, None)
+        vars(target).update(own)
+
+    return undo
+
+
 class Guard:
     """Calls a function when the training of a Trainer ends by an exception, an interrupt included."""
 
     def __init__(self, trainer: Any | None, undo: Callable[[], None]) -> None:
         """Watch a Trainer whose training has begun; without one nothing is watched."""
-        self._trainer = trainer
         found = (next((name for name in names if hasattr(trainer, name)), None) for names in _STEPS)
-        self._names = [name for name in found if name is not None]
-        for name in self._names:
-            vars(trainer)[name] = _watched(getattr(trainer, name), undo)
+        names = [name for name in found if name is not None]
+        self._undo = [shadow(trainer, name, lambda method: _watched(method, undo)) for name in names]
 
     def release(self) -> None:
         """Stop watching."""
-        for name in self._names:
-            vars(self._trainer).pop(name, None)
-        self._names = []
+        while self._undo:
+            self._undo.pop()()
 
 
 def _watched(run: Callable[..., Any], undo: Callable[[], None]) -> Callable[..., Any]:
@@ -55,4 +73,4 @@ def _watched(run: Callable[..., Any], undo: Callable[[], None]) -> Callable[...,
     return watched
 
 
-__all__ = ["Guard", "running_trainer"]
+__all__ = ["Guard", "running_trainer", "shadow"]
