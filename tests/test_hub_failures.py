@@ -7,7 +7,9 @@ import contextlib
 import copy
 import io
 import logging
+import signal
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -276,13 +278,17 @@ def test_a_pull_request_goes_to_the_main_branch(hub: Hub, saved: Path) -> None:
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("route", ["upload", "commit"])
-@pytest.mark.parametrize("landed", [False, True])
-def test_an_interrupt_says_what_it_left(
-    route: str, landed: bool, hub: Hub, saved: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    if landed and route == "upload":
-        return
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let an interrupt be an exception, as it is in a program; processes that share the tests ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("route", "landed"), [("upload", False), ("commit", False), ("commit", True)])
+def test_an_interrupt_says_what_it_left(route: str, landed: bool, hub: Hub, saved: Path) -> None:
     start_with_own_card(hub, saved)
     hub.blobs.clear()
     before = as_it_is(hub)

@@ -78,8 +78,10 @@ def test_push_to_hub_in_the_arguments(strategy: str, hub: Hub, tmp_path: Path) -
         assert "last-checkpoint/model.safetensors" in tree
         assert "last-checkpoint/vocab_extension.json" in tree
     assert "was not trained" not in tree["README.md"].decode()
-    assert json.loads(tree["vocab_extension.json"])["training"]["steps"] == 2
+    # A push on saving is left out by the Trainer while the one before is under way.
+    assert json.loads(tree["vocab_extension.json"])["training"]["steps"] in (1, 2)
     trainer.push_to_hub()
+    assert json.loads(tree["vocab_extension.json"])["training"]["steps"] == 2
     check_card(tree["README.md"].decode())
     assert "training_args.bin" in tree
     for name, content in tree.items():
