@@ -93,6 +93,7 @@ def test_counts_of_two_machines_add_up_and_extend_a_model(
     assert report["counts_by_kind"]["method"] > 50
 
 
+@pytest.mark.filterwarnings("always::hf_vocab_extend.errors.VocabExtendWarning")
 def test_a_dictionary_alone_is_enough(
     capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
