@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from hf_vocab_extend import extend_vocabulary, load_adapter, lora_arguments, save_adapter  # noqa: E402
 from hf_vocab_extend.adaptation.adapter_files import adapter_extension  # noqa: E402
 from hf_vocab_extend.adaptation.adapters import body_layers  # noqa: E402
+from hf_vocab_extend.adaptation.locate import locate_extension  # noqa: E402
 from hf_vocab_extend.adaptation.rows import new_row_ids  # noqa: E402
 from hf_vocab_extend.errors import (  # noqa: E402
     InvalidOptionError,
@@ -229,3 +230,28 @@ def test_what_peft_cannot_do_is_refused(tmp_path):
         save_adapter(build("llama"), tmp_path / "a", nothing_new)
     with pytest.raises(MissingResourceError, match="save_adapter"):
         load_adapter(build("llama"), tmp_path)
+
+
+def test_distilled_rows_go_along_where_the_base_by_its_name_has_the_old_ones(tmp_path):
+    extended(build("llama", 97, True)).save_pretrained(tmp_path / "base", verify=False)
+    extension = locate_extension(AutoModelForCausalLM.from_pretrained(tmp_path / "base"))
+    with torch.no_grad():
+        extension.model.get_input_embeddings().weight[90:] += 0.5
+    extension.report = extension.report.with_distillation({"method": "tokens", "rows": 7})
+    model = adapted(extension, "none")
+    save_adapter(model, tmp_path / "adapter", extension)
+    again = load_adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    assert close(logits(again.get_base_model().eval(), IDS), logits(model.get_base_model(), IDS))
+
+
+def test_words_of_the_user_in_the_card_of_an_adapter_stay(tmp_path):
+    extension = extended(build("llama", 97, True))
+    model = adapted(extension, "none")
+    save_adapter(model, tmp_path / "adapter", extension)
+    readme = tmp_path / "adapter" / "README.md"
+    readme.write_text(readme.read_text("utf-8") + "\nMy own words.\n", "utf-8")
+    save_adapter(model, tmp_path / "adapter", extension, overwrite=True)
+    card = readme.read_text("utf-8")
+    assert card.count("My own words.") == card.count("hf_vocab_extend: begin") == 1
+    assert "What the adapter was trained on was not recorded." in card
+    assert "was not trained" not in card

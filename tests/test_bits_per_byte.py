@@ -294,6 +294,13 @@ def test_wrapped_models_are_looked_through():
         assert bits_per_byte(wrapped, own, english(2)).bits == pytest.approx(expected, rel=1e-6)
 
 
+def test_an_end_token_that_is_also_the_unknown_one_hides_nothing():
+    own = copy.deepcopy(tokenizer("gpt2"))
+    own.unk_token = own.eos_token
+    measured = bits_per_byte(build("gpt2", vocab_size=len(own)), own, ["One.", "Two."])
+    assert (measured.end_tokens, measured.unknown_tokens) == (2, 0)
+
+
 def test_unknown_tokens_are_counted_and_warned_of():
     own = tokenizer("bert-uncased")
     with pytest.warns(VocabExtendWarning, match="unknown token, which hides bytes"):

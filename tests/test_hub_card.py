@@ -308,6 +308,33 @@ def test_the_template_is_ascii_and_travels_with_the_package() -> None:
     assert files("hf_vocab_extend.hub").joinpath("card_template.md").read_bytes().isascii()
 
 
+def test_front_matter_of_the_users_is_read_as_the_hub_reads_it() -> None:
+    own = "---\nlanguage: no\ntitle: one --- two ---\ntags: 2024\nlicense: mit\n---\n\nMy words.\n"
+    card = render_card(make_report(), existing=own)
+    data = front(card)
+    assert data["language"][0] == "no"
+    assert (data["title"], data["license"], data["tags"][0]) == ("one --- two ---", "mit", 2024)
+    assert front("---\ninference: false\n---\n") == {"inference": False}
+    assert "My words." in card
+
+
+@pytest.mark.parametrize("rows", [0, 7])
+def test_a_distillation_that_kept_the_start_is_not_told_as_a_refinement(rows: int) -> None:
+    card = render_card(make_report(training=None, distillations=({"method": "parallel", "rows": rows},)))
+    assert ("refined by distillation" in card) is ("The new rows alone were refined" in card) is bool(rows)
+    assert ("its new rows aside" in card) is bool(rows)
+    assert ("every row was left as it was" in card) is (not rows)
+
+
+def test_before_is_told_of_the_measures_of_training_alone() -> None:
+    history = [{"step": step, "bits_per_byte_sw": value} for step, value in ((0, 3.0), (9, 2.0))]
+    training = {"history": history, "texts": {"sw": {"source": False, "documents": 4, "bytes": 80}}}
+    measured = {"task": "language modelling", "dataset": "sw", "metric": "bits per byte", "value": 2.0}
+    for before, told in ((3.0, True), (4.0, False)):
+        card = render_card(make_report(training=training, evaluations=(measured | {"before": before},)))
+        assert ('"before" is the model with its new vocabulary' in card) is told
+
+
 def test_front_matter_is_valid_yaml_with_odd_names() -> None:
     card = render_card(
         make_report(base_model=None, evaluations=(EVALUATION | {"dataset": "a: b # c"},)), model_name="x: y"

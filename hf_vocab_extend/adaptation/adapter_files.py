@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from .._optional import require
 from ..errors import InvalidOptionError, MissingResourceError, TokenizerMismatchError, UnsupportedModelError
+from ..hub.card import read_card, render_card
 from ..mapping import TokenMapping
 from ..report import REPORT_FILE, ExtensionReport
 from ..result import MAPPING_FILE, VocabExtension
@@ -80,6 +81,7 @@ def save_adapter(
     """
     base = _base_of(model, extension)
     path = check_output_folder(save_directory, SPARE_BYTES, overwrite=overwrite)
+    options = {"existing": read_card(path / CARD_FILE)} | card
     lacking = not _has_vocabulary(base, extension)
     with staged_folder(path) as folder:
         model.save_pretrained(str(folder), save_embedding_layers=lacking and not _trains_whole_tables(model))
@@ -89,7 +91,7 @@ def save_adapter(
         extension.mapping.save(folder / MAPPING_FILE)
         if lacking:
             _write_rest(model, base, report, folder)
-        (folder / CARD_FILE).write_text(_card(base, report, path.name, card), "utf-8")
+        (folder / CARD_FILE).write_bytes(_card(base, report, path.name, options).encode("utf-8"))
 
 
 def load_adapter(
@@ -166,7 +168,7 @@ def _has_vocabulary(base: PreTrainedModel, extension: VocabExtension) -> bool:
         found = find_report(str(getattr(base.config, "_name_or_path", "") or ""))
     except (MissingResourceError, InvalidOptionError):
         return False
-    same = ("mode", "method", "sizes", "counts_by_kind", "seed")
+    same = ("mode", "method", "sizes", "counts_by_kind", "seed", "distillations")
     return all(getattr(found, name) == getattr(extension.report, name) for name in same)
 
 
@@ -297,14 +299,14 @@ def _update(path: str, config: Any, saved: dict[str, Any], journal: Journal) -> 
 
 
 def _card(base: PreTrainedModel, report: ExtensionReport, name: str, options: dict[str, Any]) -> str:
-    """Return the text of the card."""
+    """Return the text of the card; text of the user's own that an earlier one holds stays."""
     from ..auto_class import find_auto_class
-    from ..hub.card import render_card
 
     auto = find_auto_class(base.config.model_type, type(base).__name__)
     loader = auto.name if auto else type(base).__name__
     prose = _PROSE.format(name=name, base=report.base_model or "the base model", loader=loader)
-    return render_card(report, **({"model_name": name, "library_name": "peft", "existing": prose} | options))
+    options = options | {"existing": options.get("existing") or prose}
+    return render_card(report, **({"model_name": name, "library_name": "peft"} | options))
 
 
 __all__ = ["adapter_extension", "load_adapter", "save_adapter"]

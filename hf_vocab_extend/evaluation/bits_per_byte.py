@@ -39,13 +39,14 @@ class BitsPerByte:
     Attributes:
         bits_per_byte: ``bits`` / ``bytes``.
         bits: Sum of -log2 p over the counted tokens.
-        bytes: UTF-8 bytes of the text that the counted tokens stand for.
+        bytes: UTF-8 bytes of the text; of masked models with ``passes``, of the words that were measured.
         tokens: Counted tokens, end tokens included.
         texts: Texts that were not empty.
         new_tokens: How many of ``tokens`` are new; 0 if ``new_ids`` was not given.
         new_bits: Their share of ``bits``.
         end_tokens: How many of ``tokens`` are end tokens.
-        uncounted_tokens: First tokens that nothing stands before, because the tokenizer has no token for it.
+        uncounted_tokens: First tokens that nothing stands before, because the tokenizer has no token for it. Their
+            bytes are in ``bytes`` all the same, so the number is too low.
         unknown_tokens: How many of ``tokens`` are the unknown token. It hides bytes, so the number is too low.
         measure: ``causal``, or ``masked`` with the way of masking.
     """
@@ -190,6 +191,8 @@ def bits_per_byte(
             _check_reads_back(inner, windows)
         scorer = Scorer(inner, _pad_id(tokenizer))
         total = _total(scorer.bits(progress(rows, desc="Bits per byte", unit="row"), batch_size), tokenizer, new_ids)
+    if counts["end_tokens"] and tokenizer.unk_token_id == _end_ids(tokenizer)[0]:  # GPT-2 has one token for both
+        total["unknown_tokens"] -= counts["end_tokens"]
     measure = kind if kind == "causal" else f"masked, {_masking_name(settings, masking)}"
     return _result(total, counts, len(chosen), measure)
 
@@ -281,12 +284,16 @@ def _checked(
     return _Settings(tokenizer, length, share, passes, seed)
 
 
+def _end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that can end a text, the first of them is taken; empty if there is none."""
+    return [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
+
+
 def _causal_windows(texts: list[str], settings: _Settings, end_token: bool) -> tuple[list[_Text], dict[str, int]]:
     """Cut texts into windows for a causal model, and count bytes, end tokens and first tokens that cannot count."""
     own = settings.tokenizer
     starts = [token for token in (own.bos_token_id, own.cls_token_id, own.eos_token_id) if token is not None]
-    ends = [token for token in (own.eos_token_id, own.sep_token_id) if token is not None]
-    before, after = starts[:1], ends[:1] if end_token else []
+    before, after = starts[:1], _end_ids(own)[:1] if end_token else []
     step = settings.length // 2
     windows, uncounted = [], 0
     for ids in own(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]:

@@ -243,6 +243,7 @@ def _render_block(
     environment.filters["cell"] = _cell
     environment.filters["number"] = _number
     template = environment.from_string(files(__package__).joinpath("card_template.md").read_text("ascii"))
+    adapter = data.library_name == "peft"
     method = get_method_class(report.method) if report.method in METHODS else None
     body = template.render(
         report=report,
@@ -260,11 +261,13 @@ def _render_block(
         method_config=json.dumps(report.method_config, ensure_ascii=False, sort_keys=True),
         training=run_rows(report.training or {}),
         stages=stage_rows(report.training or {}),
-        texts=text_rows(report.training or {}),
+        texts=text_rows(report.training or {}, report.evaluations),
         measures=measures_table(report.training or {}),
         curves=curves,
         distillations=_distillation_rows(report),
-        limits=_limits(report, bool(data.language)),
+        distilled=_is_distilled(report),
+        adapter=adapter,
+        limits=_limits(report, bool(data.language), adapter),
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return f"{BEGIN}\n\n{body}\n\n{END}"
@@ -320,14 +323,23 @@ def _distillation_rows(report: ExtensionReport) -> list[tuple[str, Any]]:
     return rows
 
 
-def _limits(report: ExtensionReport, language_known: bool) -> list[str]:
+def _is_distilled(report: ExtensionReport) -> bool:
+    """Whether a distillation has changed a row; its guard may have kept the start."""
+    return any(item.get("rows", True) for item in report.distillations)
+
+
+def _limits(report: ExtensionReport, language_known: bool, adapter: bool) -> list[str]:
     """Return what a user of the model must know, from the report alone, without repetition."""
     random = report.count(RANDOM)
     limits = [
         (
-            not report.training,
+            adapter and not report.training,
+            "What the adapter was trained on was not recorded.",
+        ),
+        (
+            not report.training and not adapter,
             "The model was not trained after its vocabulary changed"
-            + (", its new rows aside" if report.distillations else "")
+            + (", its new rows aside" if _is_distilled(report) else "")
             + ". The new rows are estimates; train on text of the new language before relying on them.",
         ),
         (bool(random), f"{random} rows are random: nothing covered their tokens."),

@@ -11,8 +11,21 @@ import yaml
 
 from ..errors import InvalidOptionError
 
-_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 LICENSE_KEYS = ("license", "license_name", "license_link")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads front matter as the Hub does, by YAML 1.2: ``no`` is Norwegian, not false."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
 
 
 def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
@@ -25,7 +38,7 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     if match is None:
         return {}, text
     try:
-        data = yaml.safe_load(match[1]) or {}
+        data = yaml.load(match[1], _Loader) or {}
     except yaml.YAMLError as error:
         raise InvalidOptionError(
             f"The front matter of README.md is not YAML ({str(error).splitlines()[0]}). Correct it, then save again."
@@ -47,7 +60,7 @@ def merge_front_matter(own: dict[str, Any], new: dict[str, Any], explicit: set[s
         elif key in explicit or present is None:
             merged[key] = value
         elif isinstance(value, list):
-            merged[key] = list(dict.fromkeys([*as_list(present), *value]))
+            merged[key] = list(dict.fromkeys([*(present if isinstance(present, list) else [present]), *value]))
     return merged
 
 

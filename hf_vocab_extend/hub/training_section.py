@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..evaluation.curves import curves_table
@@ -58,12 +58,22 @@ def measures_table(training: Mapping[str, Any]) -> str:
     return curves_table(history) if len(history) > 1 else ""
 
 
-def text_rows(training: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
-    """Return name, language, documents and bytes of each text that was measured."""
+def text_rows(
+    training: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, str, int, int]]:
+    """Return name, language, documents and bytes of each text whose evaluation is that of the training."""
+    told = {(item["dataset"], item.get("before"), item["value"]) for item in evaluations}
     return [
         (name, "source" if text.get("source") else "new", text["documents"], text["bytes"])
         for name, text in (training.get("texts") or {}).items()
+        if (values := _values(training, name)) and (name, values[0], values[-1]) in told
     ]
+
+
+def _values(training: Mapping[str, Any], name: str) -> list[float]:
+    """Return the bits per byte of a text in the course of a run."""
+    key = f"bits_per_byte_{name}"
+    return [entry[key] for entry in training.get("history") or () if key in entry]
 
 
 def training_limits(training: Mapping[str, Any] | None) -> list[str]:
@@ -76,10 +86,10 @@ def training_limits(training: Mapping[str, Any] | None) -> list[str]:
         limits.append(f"The model was trained on {training['tokens']:,} tokens after its vocabulary changed.")
     if isinstance(steps, int) and isinstance(planned, int) and 0 < steps < planned:
         limits.append(f"Training stands at step {steps:,} of {planned:,}.")
-    texts, history = training.get("texts") or {}, training.get("history") or []
+    texts = training.get("texts") or {}
     source = [name for name, text in texts.items() if text.get("source")]
     for name in source:
-        values = [entry[f"bits_per_byte_{name}"] for entry in history if f"bits_per_byte_{name}" in entry]
+        values = _values(training, name)
         if len(values) > 1:
             limits.append(_retention(name, values[0], values[-1]))
     if texts and not source:
