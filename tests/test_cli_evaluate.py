@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from hf_vocab_extend import extend_tokenizer, extend_vocabulary
+from hf_vocab_extend.cli import evaluate
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.report import REPORT_FILE, ExtensionReport
 
@@ -70,6 +72,7 @@ def test_a_table_is_shown(folders, capsys):
     code, out, _ = call(capsys, "eval", folders / "base", "--bits-per-byte", folders / "text.txt", "--limit", "2")
     assert code == 0
     assert out.splitlines()[0].split() == ["task", "data", "metric", "value"]
+    assert "text (first 2)" in out
 
 
 def test_what_cannot_be_measured_is_said_before_any_work(folders, capsys):
@@ -83,3 +86,16 @@ def test_what_cannot_be_measured_is_said_before_any_work(folders, capsys):
         code, _, err = call(capsys, "eval", *arguments)
         assert code == 1
         assert message in err
+
+
+def test_a_wrong_name_or_a_broken_card_shows_before_any_work(folders, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "load_model", lambda *args, **options: pytest.fail("a model was loaded"))
+    text = ("--bits-per-byte", folders / "text.txt")
+    code, _, err = call(capsys, "eval", folders / "extended", *text, "--before", folders / "no-such-model")
+    assert (code, "No tokenizer could be loaded" in err) == (1, True)
+    copied = shutil.copytree(folders / "extended", tmp_path / "copy")
+    (copied / "README.md").write_text("---\na: [\n---\n", "utf-8")
+    report = (copied / REPORT_FILE).read_bytes()
+    code, _, err = call(capsys, "eval", copied, *text, "--record")
+    assert (code, "front matter" in err) == (1, True)
+    assert (copied / REPORT_FILE).read_bytes() == report

@@ -57,16 +57,22 @@ def run(args: Namespace) -> Answer:
     if getattr(args, "record", False):
         _check_folder(Path(args.model))
     data = [(name, _read(name, args)) for name in chosen]
-    after = _measure(args.model, data, args)
+    names = [args.model, *([args.before] if hasattr(args, "before") else [])]
+    trust = getattr(args, "trust_remote_code", False)
+    tokenizers = [load_tokenizer(name, trust_remote_code=trust) for name in names]  # a wrong name shows at once
+    after = _measure(args.model, tokenizers[0], data, args)
     if hasattr(args, "before"):
-        before = {_key(result): result["value"] for result in _measure(args.before, data, args, lenient=True)}
+        earlier = _measure(args.before, tokenizers[1], data, args, lenient=True)
+        before = {_key(result): result["value"] for result in earlier}
         after = [result | ({"before": before[_key(result)]} if _key(result) in before else {}) for result in after]
     if getattr(args, "record", False):
         _record(Path(args.model), after)
     return Answer({"model": args.model, "evaluations": after}, _text(after))
 
 
-def _measure(name: str, data: list[tuple[str, Any]], args: Namespace, *, lenient: bool = False) -> list[Result]:
+def _measure(
+    name: str, tokenizer: Any, data: list[tuple[str, Any]], args: Namespace, *, lenient: bool = False
+) -> list[Result]:
     """Load a model and measure it; of the model before, what cannot be measured is left out with a warning."""
     import warnings
 
@@ -74,7 +80,6 @@ def _measure(name: str, data: list[tuple[str, Any]], args: Namespace, *, lenient
 
     trust = getattr(args, "trust_remote_code", False)
     model = load_model(name, trust_remote_code=trust).to(getattr(args, "device", "cpu")).eval()  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(name, trust_remote_code=trust)
     results: list[Result] = []
     for measure, files in data:
         try:
@@ -87,9 +92,10 @@ def _measure(name: str, data: list[tuple[str, Any]], args: Namespace, *, lenient
 
 
 def _read(name: str, args: Namespace) -> list[tuple[str, Any]]:
-    """Read the files of a measure: name and content of each."""
+    """Read the files of a measure: name and content of each; the name says if only its first lines are meant."""
     limit = getattr(args, "limit", None)
-    return [(_stem(path), _MEASURES[name][0](path, limit)) for path in getattr(args, name)]
+    part = f" (first {limit:,})" if limit else ""
+    return [(_stem(path) + part, _MEASURES[name][0](path, limit)) for path in getattr(args, name)]
 
 
 def _documents(path: str, limit: int | None) -> Any:
@@ -211,15 +217,18 @@ def _check_folder(folder: Path) -> None:
     """Raise if results cannot be written there.
 
     Raises:
-        InvalidOptionError: If it is no folder that ``save_pretrained`` wrote.
+        InvalidOptionError: If it is no folder that ``save_pretrained`` wrote, or its card cannot be read.
     """
     from ..errors import InvalidOptionError
+    from ..hub.card import card_of_folder, read_card
     from ..report import REPORT_FILE
+    from ..saving import CARD_FILE
 
     if not (folder / REPORT_FILE).is_file():
         raise InvalidOptionError(
             f"--record needs a folder with {REPORT_FILE}, and '{folder}' has none. Give the folder of an extension."
         )
+    card_of_folder(folder, existing=read_card(folder / CARD_FILE))
 
 
 def _record(folder: Path, results: list[Result]) -> None:
