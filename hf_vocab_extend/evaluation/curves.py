@@ -77,9 +77,9 @@ def plot_curves(
         axes = figure.add_subplot(1, len(panels), place)
         for index, (key, name, dashed) in enumerate(curves):
             points = [(x, entry[key]) for x, entry in zip(tokens, history, strict=True) if key in entry]
-            style = {"linestyle": "--" if dashed else "-", "marker": _MARKS[index % len(_MARKS)], "markersize": 4}
+            style: dict[str, Any] = {"linestyle": "--" if dashed else "-", "marker": _MARKS[index % len(_MARKS)]}
             across, up = [x for x, _ in points], [y for _, y in points]
-            axes.plot(across, up, color=_COLOURS[index % len(_COLOURS)], label=name, **style)
+            axes.plot(across, up, color=_COLOURS[index % len(_COLOURS)], label=name, markersize=4, **style)
         for stage in stages[1:]:
             axes.axvline(_at_step(stage["begin"], history, tokens), color="0.6", linewidth=0.8, linestyle=":")
         axes.set_xlabel(f"training tokens{unit}")
@@ -96,7 +96,7 @@ def write_curves(training: Mapping[str, Any] | None, folder: Path) -> bool:
     Returns:
         Whether the picture was written.
     """
-    history = (training or {}).get("history") or ()
+    history = list((training or {}).get("history") or ())
     if (
         training is None
         or len(history) < 2

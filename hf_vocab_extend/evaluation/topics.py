@@ -51,10 +51,11 @@ def topic_transfer(
         UnsupportedModelError: If the model has no hidden states to read.
     """
     body = body_of(model)
-    options = {"batch_size": batch_size, "max_length": max_length}
     with evaluating(model):
-        learned = embed_sentences(body, tokenizer, [text for _, text in train], **options)
-        read = embed_sentences(body, tokenizer, [text for _, text in test], **options)
+        learned, read = (
+            embed_sentences(body, tokenizer, [text for _, text in side], batch_size=batch_size, max_length=max_length)
+            for side in (train, test)
+        )
     probe = fit_probe(learned, [label for label, _ in train], penalty=penalty)
     return classification_scores(probe.predict(read), [label for label, _ in test])
 
