@@ -12,12 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_vocab_extend import TrainingOptions, extend_vocabulary, train_language_model
 from hf_vocab_extend.adaptation.rows import new_row_ids
+from hf_vocab_extend.adaptation.training import _block_size, _check_merges, n_devices
 from hf_vocab_extend.adaptation.training_data import DataOptions, make_training_data
 from hf_vocab_extend.cli.main import main
 from hf_vocab_extend.cli.train import _add_config, read_config
 from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
 
 from .factories import english, gpt2_like, llama3_like, swahili
+from .models import build
 from .tiny_models import make_llama
 
 SHORT = ("--block-size", "32", "--batch-size", "4", "--evaluations", "1", "--held-out", "8", "--warmup", "0.1")
@@ -159,11 +161,64 @@ def test_config_mistakes(tmp_path, text):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 1, "epochs": 1}, {"streaming": True}, {"steps": 0}, {"warmup": 2}, {"stages": "none"}, {"lora": 0}],
+    [
+        {"steps": 1, "epochs": 1},
+        {"streaming": True},
+        {"steps": 0},
+        {"warmup": 2},
+        {"stages": "none"},
+        {"lora": 0},
+        {"lora_tables": "some"},
+    ],
 )
 def test_options_out_of_range(changes):
     with pytest.raises(InvalidOptionError):
         TrainingOptions(**changes)
+
+
+def test_files_of_others_in_the_default_work_folder_are_kept(places, tmp_path, capsys):
+    own = tmp_path / "out.work"
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    code, _, err = train(capsys, places.extended, tmp_path / "out", "--corpus", places.sw, "--steps", 1, *SHORT)
+    assert code == 1
+    assert "--work-folder" in err
+    assert (own / "thesis.txt").read_text() == "mine"
+
+
+def test_what_cannot_work_is_said_before_text_is_read(places, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hf_vocab_extend.adaptation.training.make_training_data", None)
+    code, _, err = train(
+        capsys, places.extended, tmp_path / "out", "--corpus", places.sw, "--push-to-hub", "a/b/c", *SHORT
+    )
+    assert code == 1
+    assert "no name of a repository" in err
+    code, _, err = train(
+        capsys, places.extended, tmp_path / "out", "--corpus", places.sw, "--stages", '{"train": "re:none"}'
+    )
+    assert code == 1
+    assert "'re:none' fits no parameter" in err
+    for sharded in ("is_fsdp_enabled", "is_deepspeed_enabled"):
+        trainer = Namespace(**{"is_fsdp_enabled": False, "is_deepspeed_enabled": False, sharded: True})
+        _check_merges(trainer, None)
+        with pytest.raises(InvalidOptionError, match="leave lora out"):
+            _check_merges(trainer, object())
+
+
+def test_batches_of_one_process_on_several_devices_count(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert n_devices(TrainingOptions()) == 4
+    assert n_devices(TrainingOptions(training_arguments={"use_cpu": True})) == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert n_devices(TrainingOptions()) == 2
+
+
+def test_blocks_are_no_longer_than_the_model_reads():
+    tok = gpt2_like()
+    tok.model_max_length = 10**30
+    model = build("roberta", len(tok), max_position_embeddings=66, pad_token_id=1)
+    assert _block_size(model, tok) == 64  # places are counted from the padding id
 
 
 def test_replay_goes_on_from_pass_to_pass():

@@ -16,6 +16,9 @@ from .._optional import require
 from ..errors import InvalidOptionError, MissingResourceError, OutputFolderError
 from ..result import VocabExtension
 from .objectives import choose_objective
+from .rows import new_row_ids
+from .selection import ParameterMap
+from .stages import as_stages
 from .training_data import DataOptions, TrainingData, check_trains, make_training_data
 from .training_options import TrainingOptions
 
@@ -155,6 +158,11 @@ def train_language_model(
             "Stages train new rows and tables of an extended model, and none of vocab_extension.json lies beside this "
             "one. Extend it first (hf-vocab-extend extend), or leave stages out."
         )
+    require("accelerate", "train")
+    if chosen.lora is not None:
+        require("peft", "peft")
+    elif extension is not None:
+        ParameterMap(plain, new_row_ids(extension)).check(as_stages(chosen.stages))
     checkpoint = _checkpoint(Path(work_folder), chosen.resume)
     objective = choose_objective(plain, chosen.objective)
     if chosen.documents_apart and objective != "causal":
@@ -167,6 +175,7 @@ def train_language_model(
     ours: list[Any] = [] if callback is None else [callback]
     ours.append(Passes(data.train))
     trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder), [*ours, *callbacks])
+    _check_merges(trainer, adapter)
     output = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
     plain = _finished(trainer, plain, adapter, Path(work_folder))
@@ -181,9 +190,13 @@ def train_language_model(
     return TrainingRun(plain, tokenizer, extension, metrics, measures, trainer.is_world_process_zero())
 
 
-def world_size() -> int:
-    """Return how many processes a launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1") or 1)
+def n_devices(options: TrainingOptions) -> int:
+    """Return on how many devices a batch of ``batch_size`` is: one a process, else all that this one process sees."""
+    import torch
+
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"] or 1)
+    return 1 if options.training_arguments.get("use_cpu") else max(1, torch.cuda.device_count())
 
 
 def _with_extension(
@@ -220,15 +233,14 @@ def _checkpoint(folder: Path, resume: bool) -> str | None:
 
 def _block_size(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the default length of blocks: 512, or what the model reads."""
-    config = model.config.get_text_config()
-    longest = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    known = [value for value in (*longest, tokenizer.model_max_length) if isinstance(value, int) and value > 8]
-    return min([LONGEST_BLOCK, *known])
+    from ..evaluation.scoring import longest_input
+
+    return min(LONGEST_BLOCK, longest_input(model, tokenizer) or LONGEST_BLOCK)
 
 
 def _examples_per_step(options: TrainingOptions) -> int:
-    """Return how many examples an optimizer step takes, in all processes."""
-    return options.batch_size * options.gradient_accumulation * world_size()
+    """Return how many examples an optimizer step takes, on all devices."""
+    return options.batch_size * options.gradient_accumulation * n_devices(options)
 
 
 def _steps(options: TrainingOptions, size: int, n_examples: int | None) -> int:
@@ -322,7 +334,6 @@ def _trainer(
     callbacks: list[Any],
 ) -> Trainer:
     """Return the Trainer."""
-    require("accelerate", "train")
     from transformers import TrainingArguments
 
     from .trainer import VocabExtensionTrainer
@@ -368,8 +379,23 @@ def _trainer(
     )
 
 
+def _check_merges(trainer: Trainer, adapter: Any) -> None:
+    """Raise before training if an adapter could not be merged after it.
+
+    Raises:
+        InvalidOptionError: The message names the remedy.
+    """
+    if adapter is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise InvalidOptionError(
+            "LoRA is merged when training ends, which needs every weight in each process. Launch without FSDP and "
+            "DeepSpeed (plain torchrun), or leave lora out."
+        )
+
+
 def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Path) -> PreTrainedModel:
     """Return the trained model, whole and without adapters."""
+    if trainer.is_fsdp_enabled:  # else the Trainer saves no weights where checkpoints are sharded
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     sharded = any(hasattr(parameter, "placements") for parameter in model.parameters())
     if sharded or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         whole = folder / "whole"
@@ -395,4 +421,4 @@ def _facts(
     return facts
 
 
-__all__ = ["Passes", "TrainingRun", "train_language_model", "world_size"]
+__all__ = ["Passes", "TrainingRun", "n_devices", "train_language_model"]

@@ -90,6 +90,10 @@ class TrainingOptions:
                 f"warmup is {self.warmup} and evaluations is {self.evaluations}. Give a share of the steps, and 0 or "
                 "more times."
             )
+        from .adapters import TABLES
+
+        if self.lora_tables not in TABLES:
+            raise InvalidOptionError(f"lora_tables is '{self.lora_tables}'. Take {', '.join(TABLES)}.")
         as_stages(self.stages)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidOptionError
+from ..errors import InvalidOptionError, OutputFolderError
 from .common import (
     Answer,
     Command,
@@ -122,6 +122,11 @@ def run(args: Namespace) -> Answer:
     column = getattr(args, "text_column", None)
     options = TrainingOptions(**given(args, OPTIONS), stages=_stages(getattr(args, "stages", None)))
     output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
+    work = _work_folder(args, output)
+    if hasattr(args, "push_to_hub"):
+        from ..hub.push import check_repo_id
+
+        check_repo_id(args.push_to_hub)
     corpora = {
         name: open_corpus(getattr(args, name), text_column=column)
         for name in ("corpus", "replay", "eval_corpus")
@@ -130,7 +135,6 @@ def run(args: Namespace) -> Answer:
     trust = getattr(args, "trust_remote_code", False)
     tokenizer = load_tokenizer(args.model, trust_remote_code=trust)
     model = load_model(args.model, trust_remote_code=trust)
-    work = Path(getattr(args, "work_folder", f"{output}.work"))
     with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its log
         trained = train_language_model(
             model,
@@ -148,6 +152,23 @@ def run(args: Namespace) -> Answer:
     if not trained.is_main:
         sys.exit(0)  # the main process alone answers
     return _answer(args, trained, work)
+
+
+def _work_folder(args: Namespace, output: Path) -> Path:
+    """Return where checkpoints go. The default folder is removed at the end, so nothing else may lie there.
+
+    Raises:
+        OutputFolderError: If something else does.
+    """
+    if hasattr(args, "work_folder"):
+        return Path(args.work_folder)
+    work = Path(f"{output}.work")
+    if work.is_dir() and any(work.iterdir()) and not any(work.glob("checkpoint-*")):
+        raise OutputFolderError(
+            f"'{work.name}' holds files and no checkpoint, and this folder is removed when the training is over. Move "
+            "them away, or say with --work-folder where checkpoints go."
+        )
+    return work
 
 
 def _answer(args: Namespace, trained: Any, work: Path) -> Answer:
