@@ -226,8 +226,10 @@ def test_streamed_equals_memory():
 def test_workers_share_the_stream():
     tok, texts = tokenizer("gpt2"), english(60)
     stream = StreamedBlocks(lambda: packed_blocks(tok, texts, 32))
-    loader = DataLoader(stream, batch_size=None, num_workers=2, collate_fn=list)
-    assert sum(1 for _ in loader) == len(list(stream))
+    loader = DataLoader(stream, batch_size=None, num_workers=2, timeout=300)  # a worker that hangs is an error
+    found = sorted(example["draw"] for example in loader)
+    assert found == [example["draw"] for example in stream]
+    assert len(set(found)) == len(found) > 2
 
 
 def test_memory_holds_short_blocks_and_ends():

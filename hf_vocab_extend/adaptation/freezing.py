@@ -110,9 +110,8 @@ class RowKeeper:
     is given under several names (a tied head) is held once. A parameter without ``requires_grad`` has no gradient,
     optimizers pass it over, and it costs nothing.
 
-    Rows that stop being frozen share the optimizer's step count of their table, with moments of zero: Adam's first
-    steps on them
-    are up to ``(1 - beta1) / sqrt(1 - beta2)`` times the learning rate (3.2 by default), which a new warm-up absorbs.
+    The optimizer's state is not touched. Where decay is added to the gradient (SGD, Adam) it gathers in the moments of
+    frozen rows: clear the state of the parameter when other rows of it begin to train, as the stages do.
 
     Args:
         entries: Name to parameter, ids of the rows that train `(n,)` and the axis that counts rows. The parameter
@@ -189,18 +188,6 @@ class RowKeeper:
                 f"Frozen rows have moved: {told}. Something wrote to the table after restore(): call restore() after "
                 "every optimizer step, and keep averaging and clipping of weights off these tables."
             )
-
-    @torch.no_grad()
-    def clear_moments(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero what the optimizer has gathered for the frozen rows; call it before they are let go.
-
-        Decoupled weight decay (AdamW) leaves their moments at zero. Where decay is added to the gradient (SGD, Adam),
-        it gathers in the moments of rows that cannot move, and would push them at once when they start to train.
-        """
-        for held in self._held:
-            for value in optimizer.state.get(held.parameter, {}).values():
-                if isinstance(value, torch.Tensor) and value.shape == held.parameter.shape:
-                    held.rows.zero(local_tensor(value))
 
     def release(self) -> None:
         """Let the rows go: no gradient is touched any more and the copies are freed."""
