@@ -203,4 +203,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert main(["distill", str(tmp_path / "in"), str(tmp_path / "no")]) == 1
     assert "nothing to learn from" in capsys.readouterr().err
+    text = ["--corpus", str(tmp_path / "text.txt")]
+    assert main(["distill", str(tmp_path / "in"), str(tmp_path / "no"), *text, "--temperature", "1"]) == 1
+    assert "--temperature goes with --parallel" in capsys.readouterr().err
     assert new_row_ids(extension).numel() == 60

@@ -216,6 +216,9 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
 def test_what_cannot_be_distilled_is_refused() -> None:
     replaced = extended("llama", "replace")[0]
     refused(MissingResourceError, "untouched model", replaced, None, TEXT, tokenizer=tokenizer("llama3"))
+    trained, _, own = extended("llama tied")
+    trained.report = trained.report.with_training({"steps": 1})
+    refused(MissingResourceError, "was trained", trained, None, TEXT, tokenizer=own)
     same = extend_vocabulary(base_model("llama"), tokenizer("llama3"), "subword", tokenizer=tokenizer("llama3"))
     refused(InvalidOptionError, "no new row", same, None, TEXT, tokenizer=tokenizer("llama3"))
     t5 = extend_vocabulary(make_t5(tokenizer("t5")), grown("t5"), "subword", tokenizer=tokenizer("t5"))

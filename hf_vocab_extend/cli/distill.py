@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="MODEL", help="the untouched model (default: the base that FOLDER names)")
     add = option_adder(parser, "adaptation.distillation.parallel", "distill_parallel")
     add("--steps", "steps; from text: at most so many of one pass", type=int, metavar="N")
-    add("--learning-rate", "highest step size of Adam", type=float, metavar="X")
+    add("--learning-rate", "highest step size of Adam; from text: 0.002", type=float, metavar="X")
     add("--batch-size", "pairs of a step; from text: 16 pieces", type=int, metavar="N")
     add("--average", "decay of the moving average of the rows, 0 for none", type=float, metavar="X")
     add("--target-layer", "layer whose states are matched, -1 for the last", type=int, metavar="N")
@@ -87,6 +87,9 @@ def run(args: Namespace) -> Answer:
         raise InvalidOptionError("There is nothing to learn from. Give --corpus, --parallel, or both.")
     if hasattr(args, "dev") and not hasattr(args, "parallel"):
         raise InvalidOptionError("--dev holds pairs for --parallel. Give that too.")
+    for text, names in (("corpus", TOKENS), ("parallel", PARALLEL)):
+        for name in given(args, names) if not hasattr(args, text) else ():
+            raise InvalidOptionError(f"--{name.replace('_', '-')} goes with --{text}. Give that too, or leave it out.")
     output = check_output(args.output_dir, overwrite=getattr(args, "overwrite", False))
     corpus, pairs, dev = corpus_of(args), _pairs(args, "parallel"), _pairs(args, "dev")
 

@@ -73,6 +73,11 @@ def find_teacher(
             "In mode 'replace' the source rows are gone from the extended model. Load the untouched model, and pass "
             "source_model=."
         )
+    if model is None and extension.report.training:
+        raise MissingResourceError(
+            "The extended model was trained, so it no longer reads source tokens as the untouched model does. Load "
+            "that one, and pass source_model=."
+        )
     if tokenizer is None:
         tokenizer = _source_tokenizer(extension, model)
     teacher = model if model is not None else extension.model

@@ -70,8 +70,8 @@ def distill_tokens(
 
     Args:
         extension: An extension; its model is changed in place, mapping and report say so.
-        source_model: The untouched model. In mode ``extend`` it may be left out: source rows are unchanged there, and
-            the extended model reads the source segmentation as the untouched one does.
+        source_model: The untouched model. In mode ``extend`` it may be left out before any training: source rows are
+            unchanged there, and the extended model reads the source segmentation as the untouched one does.
         corpus: Text in the new language: a path, a ``datasets`` object or name, or an iterable of strings.
         tokenizer: The source tokenizer; by default that beside ``source_model`` or the base model.
         target_layer: Layer whose states are matched: -1 the last, 0 the embeddings.
