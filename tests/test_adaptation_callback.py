@@ -19,6 +19,7 @@ from hf_vocab_extend import (
     factorize_embeddings,
     parameter_groups,
 )
+from hf_vocab_extend.adaptation.learning_rates import StageRates
 from hf_vocab_extend.errors import (
     InvalidOptionError,
     MissingResourceError,
@@ -230,6 +231,24 @@ def test_a_plateau_schedule_keeps_its_own_rate(tmp_path: Path) -> None:
     used, logged = _rates(tmp_path, model, stages, max_steps=4, metric_for_best_model="loss", **options)
     assert [row[0] for row in used] == pytest.approx([3e-2, 3e-2, 1e-2, 1e-2])
     assert logged == pytest.approx([3e-2, 3e-2, 1e-2, 1e-2])
+
+
+@pytest.mark.parametrize("when", ["by the Trainer", "with the optimizer"])
+def test_schedules_of_any_kind_go_on(when: str) -> None:
+    """One without the attributes of torch's, as accelerate wraps it for DeepSpeed, or one that an engine steps."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates, taken = StageRates(optimizer, object()), []
+    group = optimizer.param_groups[0]
+    for step in range(1, 5):
+        rates.scale(0.5, 1.0)
+        taken.append(group["lr"])
+        if when == "with the optimizer":
+            group["lr"] = 1.0 + step
+        rates.report()
+        if when == "by the Trainer":
+            group["lr"] = 1.0 + step
+        rates.put_back()
+    assert taken == [0.5, 1.0, 1.5, 2.0]
 
 
 def test_groups_have_rates_of_their_own(tmp_path: Path) -> None:

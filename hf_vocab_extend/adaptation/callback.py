@@ -35,8 +35,8 @@ class VocabExtensionCallback(TrainerCallback):
     """Trains an extended model in stages, on ``Trainer``, ``Seq2SeqTrainer`` or a Trainer built on them.
 
     All parameters enter the optimizer; a stage sets ``requires_grad`` and holds the rows of tables that do not train
-    bitwise. The optimizer's state of what begins or stops to train is cleared when a stage begins. When training ends,
-    by an exception too, ``requires_grad`` and hooks are as before.
+    bitwise. When a stage begins, the optimizer's state of a parameter of which other entries train than before is
+    cleared. When training ends, by an exception too, ``requires_grad`` and hooks are as before.
 
     Example:
         >>> callback = VocabExtensionCallback(extension, stages="embeddings_first")

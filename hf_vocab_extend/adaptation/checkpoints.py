@@ -74,8 +74,15 @@ class CheckpointPart(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to count the time."""
+        """Begin to count the time, and make the card once, so that what is wrong is said before training.
+
+        Raises:
+            InvalidOptionError: If an option of the card is unknown, or README.md has front matter that is no YAML.
+        """
+        assert self.extension is not None
         self._began = time.perf_counter()
+        if state.is_world_process_zero:
+            _card(args, self.extension, Path(str(args.output_dir)), self._card)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write beside a checkpoint's weights."""
@@ -179,6 +186,11 @@ def write_card(trainer_or_args: Any, extension: VocabExtension, folder: Path, **
         folder: The folder; ``config.json`` need not be there yet.
         options: More arguments of :func:`~hf_vocab_extend.hub.card.render_card`.
     """
+    (folder / CARD_FILE).write_bytes(_card(trainer_or_args, extension, folder, options).encode("utf-8"))
+
+
+def _card(trainer_or_args: Any, extension: VocabExtension, folder: Path, options: Mapping[str, Any]) -> str:
+    """Return our card for a folder, see :func:`write_card`."""
     from ..hub.card import render_card
 
     args = getattr(trainer_or_args, "args", trainer_or_args)
@@ -191,7 +203,7 @@ def write_card(trainer_or_args: Any, extension: VocabExtension, folder: Path, **
     if (folder / "adapter_config.json").is_file():
         found |= {"library_name": "peft", "load_name": None}
     found["curves"] = (folder / CURVES_FILE).is_file()
-    (folder / CARD_FILE).write_bytes(render_card(extension.report, **(found | options)).encode("utf-8"))
+    return render_card(extension.report, **(found | dict(options)))
 
 
 def training_evaluations(training: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ class StageRates:
         """Take the optimizer and the schedule of a run."""
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self._given: list[Any] | None = None
+        self._given: list[tuple[Any, Any]] = []
 
     @property
     def names(self) -> list[str | None]:
@@ -148,28 +148,30 @@ class StageRates:
         """
         self.put_back()
         groups = self._optimizer.param_groups
-        self._given = [group["lr"] for group in groups]
         for group in groups:
-            factor = rate.get(group.get("name"), 1.0) if isinstance(rate, Mapping) else rate
+            given, factor = group["lr"], rate.get(group.get("name"), 1.0) if isinstance(rate, Mapping) else rate
             if factor * warmup != 1:
-                group["lr"] = group["lr"] * (factor * warmup)
+                group["lr"] = given * (factor * warmup)
+            self._given.append((given, group["lr"]))
 
     def report(self) -> None:
         """Let the Trainer log the rate of what trains; call it after the step, before the schedule goes on."""
+        if self._reads_groups():
+            return
         groups = self._optimizer.param_groups
         first = next((i for i, group in enumerate(groups) if any(p.requires_grad for p in group["params"])), 0)
         rates = [group["lr"] for group in groups]
-        if rates and hasattr(self._scheduler, "_last_lr") and not self._reads_groups():
-            self._scheduler._last_lr = [rates[first], *rates[1:]]
-            self.put_back()
+        schedule = getattr(self._scheduler, "scheduler", self._scheduler)  # DeepSpeed's is wrapped by accelerate
+        if rates and hasattr(schedule, "_last_lr"):
+            schedule._last_lr = [rates[first], *rates[1:]]
+        self.put_back()
 
     def put_back(self) -> None:
-        """Give the groups the rates of the schedule again."""
-        if self._given is None:
-            return
-        for group, rate in zip(self._optimizer.param_groups, self._given, strict=True):
-            group["lr"] = rate
-        self._given = None
+        """Give the groups the rates of the schedule again, but for those that the schedule has changed meanwhile."""
+        for group, (given, scaled) in zip(self._optimizer.param_groups, self._given, strict=False):
+            if group["lr"] == scaled:
+                group["lr"] = given
+        self._given = []
 
     def _reads_groups(self) -> bool:
         """Whether the Trainer logs the rate of the first group for this schedule, and steps it at evaluations only."""
