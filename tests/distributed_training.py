@@ -22,6 +22,7 @@ from hf_vocab_extend import Stage, VocabExtensionCallback
 from .adapting import NEW, V, examples, extended, trainer_for, without_dropout
 
 STEPS, FROZEN_STEPS, BATCH = 8, 4, 8
+TEXTS = [f"w{3 + place} w{90 - place} w{40 + place}" for place in range(5)]
 STAGES = [Stage("new_rows", steps=FROZEN_STEPS), Stage("all")]
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
@@ -139,7 +140,8 @@ def _trainer(run: Run, folder: Path, **options: Any) -> tuple[Trainer, Watch]:
         **run.options,
         **options,
     }
-    callbacks = (VocabExtensionCallback(extension, stages=STAGES), watch)
+    texts = TEXTS if run.model == "llama" else None  # the tokenizer has no mask token
+    callbacks = (VocabExtensionCallback(extension, stages=STAGES, texts=texts), watch)
     return trainer_for(model, folder, *callbacks, data=examples(96), **settings), watch
 
 
@@ -163,10 +165,14 @@ def carry_out(name: str, folder: Path) -> None:
     end = {key: whole(item) for key, item in trainer.model.named_parameters()}
     trainer.save_model(str(own / "saved"))
     if trainer.is_world_process_zero():
+        callback = next(
+            item for item in trainer.callback_handler.callbacks if isinstance(item, VocabExtensionCallback)
+        )
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]
         told = {
             "losses": [entry["loss"] for entry in logs],
             "norms": [entry["grad_norm"] for entry in logs],
+            "measures": callback.measures,
             "wrapper": type(trainer.model_wrapped).__name__,
             "placements": sorted({str(getattr(item, "placements", "")) for item in trainer.model.parameters()}),
         }

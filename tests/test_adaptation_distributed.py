@@ -109,6 +109,17 @@ def check_equal(runs: Runs, name: str, alone: str, tolerance: float) -> None:
             assert difference <= 30 * tolerance, (moment, key)
 
 
+def check_measures(runs: Runs, name: str, alone: str) -> None:
+    """Compare what was measured: texts are dealt to the processes under DDP, and batches are those of all of them."""
+    one, two = runs.told(1, alone)["measures"], runs.told(2, name)["measures"]
+    assert [entry["step"] for entry in one] == [0, STEPS]
+    assert one[1]["trained_tokens"] > 0
+    for expected, found in zip(one, two, strict=True):
+        for key in set(expected) - {"seconds"}:
+            assert found[key] == pytest.approx(expected[key], rel=1e-3), key
+        assert "bits_per_byte_target" in found
+
+
 def check_frozen(runs: Runs, name: str) -> None:
     """The first stage moves the new rows of tables and nothing else; the second moves all tables and the body."""
     values = runs.values(2, name)
@@ -122,6 +133,11 @@ def check_frozen(runs: Runs, name: str) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_two_processes_equal_one(name: str, quick: Runs) -> None:
     check_equal(quick, name, QUICK[name], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["tied", "fsdp_tied"])
+def test_measures_of_two_processes_equal_those_of_one(name: str, quick: Runs) -> None:
+    check_measures(quick, name, QUICK[name])
 
 
 @pytest.mark.parametrize("name", QUICK)
