@@ -18,6 +18,7 @@ from .hub_server import running_hub
 
 _FILE = "/{repo_id}/resolve/{revision}/{filename}"
 
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep caches of a test session out of the user's home."""

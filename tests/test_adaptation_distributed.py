@@ -155,10 +155,13 @@ def test_runs_are_spread_as_their_names_say(name: str, quick: Runs) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_saved_model_is_whole(name: str, quick: Runs) -> None:
     values, saved = quick.values(2, name)["end"], quick.saved(name)
-    assert set(saved) <= set(values)
-    assert len(saved) == len(values)
-    for key, value in saved.items():
-        assert torch.equal(value, values[key])
+    assert set(values) <= set(saved)
+    for key in values:
+        assert torch.equal(saved[key], values[key])
+    twice = set(saved) - set(values)  # FSDP2 gathers a tied table under both of its names
+    assert not twice or name.startswith("fsdp")
+    for key in twice:
+        assert any(torch.equal(saved[key], value) for value in values.values())
 
 
 @pytest.mark.slow

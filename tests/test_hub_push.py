@@ -162,7 +162,8 @@ def test_hidden_files_stay_here(hub: Hub, saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / ".cache").mkdir(parents=True)
     (folder / "__pycache__").mkdir()
-    for name in ("config.json", ".env", ".cache/x", "__pycache__/y"):
+    (folder / "checkpoint-10").mkdir()
+    for name in ("config.json", ".env", ".cache/x", "__pycache__/y", "checkpoint-10/model.safetensors"):
         (folder / name).write_text("{}")
     push_folder(folder, NAME, token=WRITE_TOKEN)
     assert set(hub.repos[NAME].branches["main"]) == {"config.json"}

@@ -116,8 +116,8 @@ def _table_modules(model: PreTrainedModel, sites: Sites) -> dict[str, tuple[str,
     modules = {role: (names[id(module)], module) for role, module in found.items() if module is not None}
     if _n_places(sites) > 1 and not sites.tied:
         raise UnsupportedModelError(
-            f"The input table of {type(model).__name__} hangs at {_n_places(sites)} places and its head has a table of its "
-            "own: peft would train the places apart. Train without peft, or with tables='none'."
+            f"The input table of {type(model).__name__} hangs at {_n_places(sites)} places and its head has a table "
+            "of its own: peft would train the places apart. Train without peft, or with tables='none'."
         )
     return modules
 

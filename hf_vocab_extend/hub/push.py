@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,7 +32,8 @@ logger = get_logger(__name__)
 Render = Callable[[str, str | None], str]
 """Takes the name of a repository and its README.md, gives the README.md to write."""
 
-_IGNORED = {"__pycache__"}
+_IGNORED = re.compile(r"\..*|__pycache__|checkpoint-\d+")
+"""Parts of paths that are no part of a model: hidden files, caches, and the Trainer's checkpoints beside it."""
 _READ_FOR_TOKENS = 64 * 2**20
 """Files up to this size are searched for the token before anything is sent."""
 
@@ -149,7 +151,7 @@ def check_repo_id(repo_id: str) -> str:
 
 
 def _checked_files(folder: Path, repo_id: str, *, needs_config: bool) -> list[str]:
-    """Return the relative paths of all files, hidden ones and caches left out.
+    """Return the relative paths of all files, hidden ones, caches and checkpoints left out.
 
     Raises:
         InvalidOptionError: If there is no model, or the repository's name is not allowed.
@@ -160,7 +162,7 @@ def _checked_files(folder: Path, repo_id: str, *, needs_config: bool) -> list[st
     found = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") or part in _IGNORED for part in parts):
+        if path.is_file() and not any(_IGNORED.fullmatch(part) for part in parts):
             found.append("/".join(parts))
     return found
 

@@ -200,7 +200,10 @@ def _read(
             train[name] = [pair for pair in items if pair[0] not in kept_out]
 
     as_ids = partial(_as_ids, teacher=teacher, student=extension.tokenizer, max_length=max_length, as_text=as_text)
-    return as_ids(train), as_ids(held_out)
+    found = as_ids(held_out)
+    if not found:
+        raise CorpusError("No held-out pair has text on both sides, so nothing can decide. Pass other dev_pairs=.")
+    return as_ids(train), found
 
 
 def _as_ids(
