@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from hf_vocab_extend import extend_vocabulary, load_adapter, lora_arguments, save_adapter  # noqa: E402
 from hf_vocab_extend.adaptation.adapter_files import adapter_extension  # noqa: E402
 from hf_vocab_extend.adaptation.adapters import body_layers  # noqa: E402
+from hf_vocab_extend.adaptation.drift import RowDrift  # noqa: E402
 from hf_vocab_extend.adaptation.locate import locate_extension  # noqa: E402
 from hf_vocab_extend.adaptation.rows import new_row_ids  # noqa: E402
+from hf_vocab_extend.adaptation.selection import ParameterMap  # noqa: E402
 from hf_vocab_extend.errors import (  # noqa: E402
     InvalidOptionError,
     MissingResourceError,
@@ -255,3 +257,27 @@ def test_words_of_the_user_in_the_card_of_an_adapter_stay(tmp_path):
     assert card.count("My own words.") == card.count("hf_vocab_extend: begin") == 1
     assert "What the adapter was trained on was not recorded." in card
     assert "was not trained" not in card
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_drift_of_new_rows_is_that_of_the_rows_that_train(tied):
+    """Not that of the frozen table beside them, which the model does not read at these rows."""
+    extension = extended(build("llama", 97, tied))
+    before = extension.model.get_output_embeddings().weight.detach().clone()
+    config = peft.LoraConfig(**lora_arguments(extension, tables="new_rows", r=2))
+    model = peft.get_peft_model(extension.model, config)
+    new = new_row_ids(extension)
+    drift = RowDrift(model, extension.mapping, new)
+    deltas = [item for name, item in model.named_parameters() if "trainable_tokens_delta" in name]
+    with torch.no_grad():
+        for delta in deltas:
+            delta.mul_(1.5)
+    label = "tied" if tied else "head"
+    found = drift.measure()
+    assert found[f"drift_new_{label}"] == pytest.approx(0.5)
+    assert found[f"norm_new_{label}"] == pytest.approx(float(1.5 * before[new].norm(dim=1).mean()))
+    assert found[f"drift_old_{label}"] == 0
+    assert len(deltas) == (1 if tied else 2)
+    assert len(drift.state_dict()) == 2 * len(deltas)  # new and old rows of each table, once
+    trained = ParameterMap(model, new).select(["new_rows"])
+    assert set(trained.rows) == {id(delta) for delta in deltas}

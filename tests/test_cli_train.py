@@ -127,7 +127,21 @@ def test_lora_and_new_rows_of_an_extension(places, tmp_path):
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert torch.equal(before[name][old], after[name][old])
         assert not torch.equal(before[name][new], after[name][new])
+    _measured_as_by_hand(run.measures[-1], before, after, new, old)
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+
+
+def _measured_as_by_hand(measured, before, after, new, old):
+    """Drift and lengths of new rows, which peft holds apart from the frozen table, and of old ones."""
+    tables = {"input": "model.embed_tokens.weight", "head": "lm_head.weight"}
+    if "drift_new_tied" in measured:
+        tables = {"tied": "lm_head.weight"}
+    for label, name in tables.items():
+        for kind, rows in (("new", new), ("old", old)):
+            one, other = before[name][rows], after[name][rows]
+            assert measured[f"drift_{kind}_{label}"] == pytest.approx(float((other - one).norm() / one.norm()))
+            assert measured[f"norm_{kind}_{label}"] == pytest.approx(float(other.norm(dim=1).mean()))
+        assert measured[f"drift_new_{label}"] > 1e-3
 
 
 def test_config_file_and_command_line(tmp_path):

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 INPUT_ROLES = frozenset({"input", "per_layer"})
 HEAD_ROLES = frozenset({"head", "head_part", "bias", "logits_bias"})
-_DELTA, _COPY = ".token_adapter.", ".modules_to_save."
-"""Where peft puts the trained rows of a table, and the trained copy of a whole one."""
+_ADAPTER, _COPY = ".token_adapter.", ".modules_to_save."
+"""Where peft puts a table of which it trains rows, and the trained copy of a whole one."""
+_DELTA = ".trainable_tokens_delta."
+"""Inside the first: the trained rows, which stand for those of the frozen table that lies beside them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Table:
         axis: Which axis counts tokens.
         roles: Parts that it plays: of :data:`INPUT_ROLES` and :data:`HEAD_ROLES`.
         only_new: Whether it holds nothing but rows of trained tokens (peft's ``trainable_token_indices``).
+        only_old: Whether another table has what the model uses for its new rows, so that its own are dead.
         projections: The second factors of a factorised table.
     """
 
@@ -40,6 +43,7 @@ class Table:
     axis: int
     roles: frozenset[str]
     only_new: bool = False
+    only_old: bool = False
     projections: tuple[nn.Parameter, ...] = ()
 
     @property
@@ -49,6 +53,8 @@ class Table:
 
     def new_rows(self, new_ids: torch.Tensor) -> torch.Tensor:
         """Return which of its rows are new, of ids `(n_new,)`."""
+        if self.only_old:
+            return new_ids[:0]
         if self.only_new:
             return torch.arange(self.n_rows)
         return new_ids[new_ids < self.n_rows]
@@ -111,17 +117,18 @@ def _peft_tables(model: nn.Module, base: PreTrainedModel) -> Iterator[Table]:
     if not hasattr(model, "get_base_model"):
         return
     places = {id(base.get_input_embeddings()): "input", id(base.get_output_embeddings()): "head"}
-    found: dict[int, tuple[str, nn.Parameter, bool, set[str]]] = {}
+    found: dict[int, tuple[str, nn.Parameter, set[str]]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        mark = next((mark for mark in (_DELTA, _COPY) if mark in name), None)
+        mark = next((mark for mark in (_ADAPTER, _COPY) if mark in name), None)
         if mark is None:
             continue
         role = places.get(id(model.get_submodule(name.partition(mark)[0])))
         if role is not None and "original" not in name:
-            entry = found.setdefault(id(parameter), (name, parameter, mark == _DELTA, set()))
-            entry[3].add("bias" if name.endswith(".bias") else role)
-    for name, parameter, only_new, roles in found.values():
-        yield Table(name, parameter, 0, frozenset(roles), only_new)
+            entry = found.setdefault(id(parameter), (name, parameter, set()))
+            entry[2].add("bias" if name.endswith(".bias") else role)
+    for name, parameter, roles in found.values():
+        only_new = _DELTA in name
+        yield Table(name, parameter, 0, frozenset(roles), only_new, only_old=_ADAPTER in name and not only_new)
 
 
 __all__ = ["HEAD_ROLES", "INPUT_ROLES", "Table", "plain_model", "unwrapped", "vocabulary_tables"]
