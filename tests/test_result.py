@@ -70,7 +70,8 @@ def test_a_fresh_process_gets_equal_outputs(tmp_path: Path) -> None:
     ids, logits = torch.load(tmp_path / "logits.pt")
     assert ids.tolist() == tokenizer("bert-uncased")(["Habari ya leo"])["input_ids"]
     with torch.no_grad():
-        assert torch.equal(model(ids).logits, logits)
+        # Sums of another number of threads differ in the last bits.
+        assert torch.allclose(model(ids).logits, logits, rtol=0, atol=1e-6)
 
 
 def test_the_class_name_is_one_that_transformers_4_and_5_know(tmp_path: Path) -> None:
