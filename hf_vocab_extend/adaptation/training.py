@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 
 from .._logging import get_logger
 from .._optional import require
-from ..errors import InvalidOptionError, MissingResourceError, OutputFolderError
+from ..errors import InvalidOptionError, MissingResourceError
 from ..result import VocabExtension
 from .objectives import choose_objective
+from .resuming import checkpoint_to_resume
 from .rows import new_row_ids
 from .selection import ParameterMap
 from .stages import as_stages
@@ -142,7 +143,7 @@ def train_language_model(
         InvalidOptionError: If an option is out of range, or stages are asked of a model that is not extended.
         CorpusError: If a text is missing, empty or too short.
         UnsupportedModelError: If the model's class is not trained on plain text.
-        OutputFolderError: If the work folder holds checkpoints and ``resume`` is not set.
+        OutputFolderError: If the work folder holds checkpoints and ``resume`` is not set, or none of them is complete.
 
     Example:
         >>> run = train_language_model(extension, "sw.txt", "work", replay="en.txt", stages="embeddings_first")
@@ -163,7 +164,7 @@ def train_language_model(
         require("peft", "peft")
     elif extension is not None:
         ParameterMap(plain, new_row_ids(extension)).check(as_stages(chosen.stages))
-    checkpoint = _checkpoint(Path(work_folder), chosen.resume)
+    checkpoint = checkpoint_to_resume(Path(work_folder), chosen.resume)
     objective = choose_objective(plain, chosen.objective)
     if chosen.documents_apart and objective != "causal":
         raise InvalidOptionError(f"documents_apart is for causal models, and this one is trained as '{objective}'.")
@@ -211,24 +212,6 @@ def _with_extension(
         return model, locate_extension(model, tokenizer)
     except MissingResourceError:
         return model, None
-
-
-def _checkpoint(folder: Path, resume: bool) -> str | None:
-    """Return the checkpoint to go on from, if any.
-
-    Raises:
-        OutputFolderError: If there is one and the user did not ask to resume.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if last is not None and not resume:
-        raise OutputFolderError(
-            f"'{folder.name}' holds {Path(last).name} of an earlier run. Set resume to go on from it, or remove it."
-        )
-    if resume and last is None:
-        logger.info("There is no checkpoint to resume from: the training begins.")
-    return last
 
 
 def _block_size(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
