@@ -23,6 +23,10 @@ RANDOM = ("random",)
 PADDING = ("hole",)
 
 SIZES = ("source_tokens", "target_tokens", "source_rows", "target_rows", "new_tokens")
+RETENTION = "retention of the source language"
+"""Task of evaluations on text of the source language."""
+UNTOUCHED = "untouched"
+"""``before_model`` of an evaluation whose ``before`` is that of the base model."""
 EVALUATION_KEYS = ("task", "dataset", "metric", "value")
 """Keys that every evaluation has; ``before`` (the value of the model before its extension) and others may follow."""
 
@@ -164,7 +168,8 @@ class ExtensionReport:
         """Return a copy with more evaluations; one of the same task, dataset and metric takes the old one's place.
 
         Args:
-            evaluations: Each with ``task``, ``dataset``, ``metric``, ``value`` and perhaps ``before``.
+            evaluations: Each with ``task``, ``dataset``, ``metric``, ``value`` and perhaps ``before``, the value of
+                another model, and ``before_model``, which one: ``"untouched"`` for the base model, or a name.
 
         Raises:
             InvalidOptionError: If a key is missing or the value is not a finite number.
@@ -276,6 +281,10 @@ def _check_evaluation(evaluation: Mapping[str, Any]) -> None:
     for key in EVALUATION_KEYS[:3]:
         if not isinstance(evaluation[key], str) or not evaluation[key]:
             raise InvalidOptionError(f"An evaluation has the {key} {evaluation[key]!r}. Give a name.")
+    if not isinstance(evaluation.get("before_model"), str | None):
+        raise InvalidOptionError(
+            f"An evaluation has the before_model {evaluation['before_model']!r}. Give a name, or leave it out."
+        )
     for key in ("value", "before"):
         number = _plain(evaluation.get(key), "evaluations")
         if isinstance(number, bool) or not isinstance(number, int | float | None if key == "before" else int | float):

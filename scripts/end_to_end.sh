@@ -34,8 +34,8 @@ run train "$folder/extended" "$folder/trained" --corpus "$folder/swahili.txt" --
     --learning-rate 2e-3 --held-out 50 --evaluations 2 --language sw --seed 1
 
 say "Bits per byte before and after, into the report and the card"
-run eval "$folder/trained" --bits-per-byte "$folder/swahili-test.txt" "$folder/english-test.txt" \
-    --before "$folder/english-model" --record
+run eval "$folder/trained" --bits-per-byte "$folder/swahili-test.txt" \
+    --source-bits-per-byte "$folder/english-test.txt" --before "$folder/english-model" --record
 
 say "To the Hub, private, in one commit"
 run push "$folder/trained" "$name" --private --message "Swahili vocabulary, trained" --format json

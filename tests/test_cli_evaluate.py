@@ -99,3 +99,17 @@ def test_a_wrong_name_or_a_broken_card_shows_before_any_work(folders, capsys, mo
     code, _, err = call(capsys, "eval", copied, *text, "--record")
     assert (code, "front matter" in err) == (1, True)
     assert (copied / REPORT_FILE).read_bytes() == report
+
+
+def test_source_text_is_retention_and_before_has_a_name(folders, capsys, tmp_path):
+    copied = shutil.copytree(folders / "extended", tmp_path / "copy")
+    text = ("--source-bits-per-byte", folders / "text.txt")
+    code, out, err = call(capsys, "eval", copied, *text, "--before", folders / "base", "--record", "--format", "json")
+    assert code == 0, err
+    [result] = json.loads(out)["evaluations"]
+    assert (result["task"], result["before_model"]) == ("retention of the source language", "untouched")
+    card = (copied / "README.md").read_text("utf-8")
+    assert "'text') bits per byte went from" in card.split("## Limits")[1]
+    assert '"before" is the untouched base model.' in card
+    code, out, _ = call(capsys, "eval", copied, *text, "--before", folders / "extended", "--format", "json")
+    assert (code, json.loads(out)["evaluations"][0]["before_model"]) == (0, "extended")

@@ -15,6 +15,7 @@ from hf_vocab_extend import render_card
 from hf_vocab_extend.errors import InvalidOptionError
 from hf_vocab_extend.hub.card import card_of_folder, has_own_prose, split_front_matter, stated_license
 from hf_vocab_extend.methods import get_method_class, list_methods
+from hf_vocab_extend.report import RETENTION, UNTOUCHED
 
 from .factories import tokenizer
 from .stub_extension import make_bert, make_extension, make_report
@@ -386,3 +387,46 @@ def test_card_of_a_real_save_is_stable(tmp_path: Path) -> None:
     make_extension(make_bert(), tokenizer("bert-uncased")).save_pretrained(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert card_of_folder(tmp_path / "out", load_name="out", model_name="out", existing=card) == card
+
+
+RETAINED = {"task": RETENTION, "dataset": "en", "metric": "bits per byte", "value": 3.539, "before": 3.063}
+IN_TRAINING = {
+    "texts": {"source": {"source": True, "documents": 2, "bytes": 90}},
+    "history": [{"bits_per_byte_source": 3.6, "step": 0}, {"bits_per_byte_source": 3.564, "step": 9}],
+}
+
+
+def test_limits_compare_the_source_language_with_the_untouched_model_first() -> None:
+    trained = RETAINED | {"dataset": "source", "before": 3.6, "value": 3.564}
+    found = (trained, RETAINED | {"dataset": "old", "before_model": "other"}, RETAINED | {"before_model": UNTOUCHED})
+    card = render_card(make_report(evaluations=found, training=IN_TRAINING, notes=()))
+    limits = [line for line in card.split("## Limits")[1].splitlines() if line.startswith("- On source")]
+    assert limits == [
+        "- On source-language text ('en') bits per byte went from 3.063 (the untouched base model) to 3.539: 15.5 % "
+        "worse.",
+        "- On source-language text ('old') bits per byte went from 3.063 (the model `other`) to 3.539: 15.5 % worse.",
+        "- On source-language text ('source') bits per byte went from 3.600 to 3.564 in training: 1.0 % better.",
+    ]
+    for text in (
+        'For en, "before" is the untouched base model.\n',
+        'For old, "before" is the model `other`.\n',
+        "\nBits per byte are bits of the whole text over its UTF-8 bytes, lower is better, comparable across "
+        'tokenizers. Measured in training, where "before" is the model with its new vocabulary when training began: '
+        "source",
+    ):
+        assert text in card
+
+
+def test_retention_is_a_limit_without_training_too() -> None:
+    card = render_card(make_report(evaluations=(RETAINED,)))
+    assert "- On source-language text ('en') bits per byte went from 3.063 to 3.539: 15.5 % worse." in card
+    assert 'For en, "before" is a model that was not recorded.' in card
+    measured = {"texts": {"sw": {"documents": 2, "bytes": 90}}}
+    assert "was not measured" in render_card(make_report(training=measured))
+    assert "was not measured" not in render_card(make_report(training=measured, evaluations=(RETAINED,)))
+
+
+def test_one_name_for_retention() -> None:
+    from hf_vocab_extend.adaptation import checkpoints
+
+    assert checkpoints.RETENTION == RETENTION

@@ -22,6 +22,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--bits-per-byte", nargs="+", metavar="TEXT", help="bits per byte of texts, one document a line"
     )
     measures.add_argument(
+        "--source-bits-per-byte",
+        nargs="+",
+        metavar="TEXT",
+        help="the same of texts in the source language: what the model has kept of it",
+    )
+    measures.add_argument(
         "--retrieval", nargs="+", metavar="TSV", help="retrieval of translations: the last two columns, source first"
     )
     measures.add_argument(
@@ -63,8 +69,9 @@ def run(args: Namespace) -> Answer:
     after = _measure(args.model, tokenizers[0], data, args)
     if hasattr(args, "before"):
         earlier = _measure(args.before, tokenizers[1], data, args, lenient=True)
-        before = {_key(result): result["value"] for result in earlier}
-        after = [result | ({"before": before[_key(result)]} if _key(result) in before else {}) for result in after]
+        named = _named(args, tokenizers[1])
+        before = {_key(result): {"before": result["value"]} | named for result in earlier}
+        after = [result | before.get(_key(result), {}) for result in after]
     if getattr(args, "record", False):
         _record(Path(args.model), after)
     return Answer({"model": args.model, "evaluations": after}, _text(after))
@@ -124,6 +131,13 @@ def _tagged(path: str, limit: int | None) -> Any:
     from ..evaluation.readers import read_tagged
 
     return read_tagged(path, limit)
+
+
+def _source_bits(model: Any, tokenizer: Any, files: list[tuple[str, Any]], args: Namespace) -> list[Result]:
+    """Measure bits per byte of text in the source language."""
+    from ..report import RETENTION
+
+    return [result | {"task": RETENTION} for result in _bits(model, tokenizer, files, args)]
 
 
 def _bits(model: Any, tokenizer: Any, files: list[tuple[str, Any]], args: Namespace) -> list[Result]:
@@ -188,6 +202,7 @@ def _classification(task: str, name: str, scores: dict[str, float]) -> list[Resu
 
 _MEASURES: dict[str, tuple[Callable[..., Any], Callable[..., list[Result]]]] = {
     "bits_per_byte": (_documents, _bits),
+    "source_bits_per_byte": (_documents, _source_bits),
     "retrieval": (_pairs, _retrieval),
     "topic": (_labelled, _topic),
     "tags": (_tagged, _tags),
@@ -203,6 +218,24 @@ def _result(task: str, dataset: str, metric: str, value: float) -> Result:
 def _key(result: Result) -> tuple[str, str, str]:
     """Return what a result is of."""
     return result["task"], result["dataset"], result["metric"]
+
+
+def _named(args: Namespace, tokenizer: Any) -> dict[str, str]:
+    """Return of which model ``before`` is: the untouched one where that is known, else its name, but no path."""
+    from ..prepare import hub_name
+    from ..report import REPORT_FILE, UNTOUCHED, ExtensionReport
+    from ..scrub import public_model_id
+
+    path, given = Path(args.model) / REPORT_FILE, Path(args.before)
+    name = hub_name(args.before)
+    shown = name or public_model_id(given.resolve().name)
+    other = {"before_model": shown} if shown else {}
+    if not path.is_file() or (given / REPORT_FILE).is_file():
+        return other
+    report = ExtensionReport.from_json(path.read_text("utf-8"))
+    base = hub_name(report.base_model)
+    known = name == base if name and base else len(tokenizer) == report.sizes["source_tokens"]
+    return {"before_model": UNTOUCHED} if known else other
 
 
 def _stem(path: str) -> str:
@@ -266,6 +299,7 @@ COMMAND = Command(
     summary="Measure bits per byte, retrieval, topic and tag transfer, before and after; write them into the card.",
     examples=(
         "hf-vocab-extend eval ./model-sw --bits-per-byte held-out.txt --before base/model --record",
+        "hf-vocab-extend eval ./model-sw --source-bits-per-byte english.txt --before base/model --record",
         "hf-vocab-extend eval ./model-sw --retrieval eng-swh.test.tsv.gz --topic eng.train.tsv swh.test.tsv",
         "hf-vocab-extend eval ./model-hi --tags eng.train.jsonl.gz hin.test.jsonl.gz --format json",
     ),

@@ -25,7 +25,7 @@ from ..evaluation.retrieval import embed_sentences, retrieval_scores
 from ..extend import extend_vocabulary
 from ..methods.base import MethodConfig
 from ..methods.focus import FocusConfig
-from ..report import REPORT_FILE
+from ..report import REPORT_FILE, UNTOUCHED
 from ..resources.pair_vectors import pair_vectors
 from ..saving import SPARE_BYTES, check_output_folder
 from ..side_files import side_files
@@ -305,6 +305,7 @@ def _evaluations(rows: Sequence[Row], name: str) -> list[dict[str, Any]]:
             "metric": metric,
             "value": getattr(chosen, field),
             "before": getattr(before, field),
+            "before_model": UNTOUCHED,
         }
         for metric, field in metrics.items()
     ]

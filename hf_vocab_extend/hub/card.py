@@ -21,7 +21,7 @@ from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, he
 from ..scrub import public_model_id, without_private
 from .front_matter import LICENSE_KEYS, as_list, assemble, merge_front_matter, split_front_matter
 from .snippet import usage_snippet
-from .training_section import measures_table, run_rows, stage_rows, text_rows, training_limits
+from .training_section import before_notes, measures_table, run_rows, stage_rows, text_rows, training_limits
 
 BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
 END = "<!-- hf_vocab_extend: end -->"
@@ -262,6 +262,7 @@ def _render_block(
         training=run_rows(report.training or {}),
         stages=stage_rows(report.training or {}),
         texts=text_rows(report.training or {}, report.evaluations),
+        befores=before_notes(report.training or {}, report.evaluations),
         measures=measures_table(report.training or {}),
         curves=curves,
         distillations=_distillation_rows(report),
@@ -351,7 +352,7 @@ def _limits(report: ExtensionReport, language_known: bool, adapter: bool) -> lis
             "vocabulary was replaced.",
         ),
     ]
-    told = [text for holds, text in limits if holds] + training_limits(report.training)
+    told = [text for holds, text in limits if holds] + training_limits(report.training, report.evaluations)
     return list(dict.fromkeys(told + list(report.notes)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..evaluation.curves import curves_table
+from ..report import RETENTION, UNTOUCHED
 
 _LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "tokens": ("tokens", lambda value: f"{value:,}"),
@@ -76,10 +77,60 @@ def _values(training: Mapping[str, Any], name: str) -> list[float]:
     return [entry[key] for entry in training.get("history") or () if key in entry]
 
 
-def training_limits(training: Mapping[str, Any] | None) -> list[str]:
+def before_notes(training: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say of which model the column "before" is, for each kind of row that is not of the training itself."""
+    evaluations = list(evaluations)
+    told = {name for name, *_ in text_rows(training, evaluations)}
+    groups: dict[str | None, list[str]] = {}
+    for item in evaluations:
+        if item.get("before") is not None and not (item["dataset"] in told and _of_training(training, item)):
+            groups.setdefault(item.get("before_model"), []).append(item["dataset"])
+    order = sorted(groups, key=lambda model: (model != UNTOUCHED, model is None, model or ""))
+    return [f'For {", ".join(dict.fromkeys(groups[model]))}, "before" is {_called(model)}.' for model in order]
+
+
+def _called(model: str | None) -> str:
+    """Return how a note speaks of a model of which an evaluation has the value before."""
+    if model is None:
+        return "a model that was not recorded"
+    return "the untouched base model" if model == UNTOUCHED else f"the model `{model}`"
+
+
+def _of_training(training: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is what training measured of a text at its beginning and its end."""
+    values = _values(training, item["dataset"])
+    return bool(values) and (values[0], values[-1]) == (item.get("before"), item["value"])
+
+
+def retention_limits(training: Mapping[str, Any] | None, evaluations: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a model lost or won on source-language text, against the untouched model first where that is known.
+
+    The measures of a training come last: they are against the model with its new vocabulary.
+    """
+    training = training or {}
+    compared = [
+        item
+        for item in evaluations
+        if item["task"] == RETENTION and item.get("before") is not None and not _of_training(training, item)
+    ]
+    compared.sort(key=lambda item: item.get("before_model") != UNTOUCHED)
+    limits = []
+    for item in compared:
+        model = item.get("before_model")
+        start = f"{item['before']:.3f}" + (f" ({_called(model)})" if model else "")
+        limits.append(_retention(item["dataset"], item["metric"], start, item["before"], item["value"]))
+    for name in (name for name, text in (training.get("texts") or {}).items() if text.get("source")):
+        values = _values(training, name)
+        if len(values) > 1:
+            limits.append(_retention(name, "bits per byte", f"{values[0]:.3f}", values[0], values[-1], " in training"))
+    return limits
+
+
+def training_limits(training: Mapping[str, Any] | None, evaluations: Iterable[Mapping[str, Any]] = ()) -> list[str]:
     """Return what a reader must know of a run: how short it was, what it cost the source language."""
+    retention = retention_limits(training, evaluations)
     if not training:
-        return []
+        return retention
     limits = []
     steps, planned = training.get("steps"), training.get("planned_steps")
     if isinstance(training.get("tokens"), int):
@@ -87,25 +138,30 @@ def training_limits(training: Mapping[str, Any] | None) -> list[str]:
     if isinstance(steps, int) and isinstance(planned, int) and 0 < steps < planned:
         limits.append(f"Training stands at step {steps:,} of {planned:,}.")
     texts = training.get("texts") or {}
-    source = [name for name, text in texts.items() if text.get("source")]
-    for name in source:
-        values = _values(training, name)
-        if len(values) > 1:
-            limits.append(_retention(name, values[0], values[-1]))
-    if texts and not source:
+    if texts and not retention and not any(text.get("source") for text in texts.values()):
         limits.append("What training cost the source language was not measured.")
-    return limits
+    return limits + retention
 
 
-def _retention(name: str, before: float, after: float) -> str:
-    """Say what training did to the source language."""
+def _retention(name: str, metric: str, start: str, before: float, after: float, where: str = "") -> str:
+    """Say what became of the source language; only of bits per byte is it known which direction is better."""
+    numbers = f"On source-language text ('{name}') {metric} went from {start} to {after:.3f}{where}"
+    if metric != "bits per byte" or before <= 0:
+        return f"{numbers}."
     change = 100 * (after / before - 1)
     if change >= 0.05:
         verdict = f"{change:.1f} % worse"
     else:
         verdict = f"{-change:.1f} % better" if change <= -0.05 else "nothing was lost"
-    numbers = f"bits per byte went from {before:.3f} to {after:.3f} in training"
-    return f"On source-language text ('{name}') {numbers}: {verdict}."
+    return f"{numbers}: {verdict}."
 
 
-__all__ = ["measures_table", "run_rows", "stage_rows", "text_rows", "training_limits"]
+__all__ = [
+    "before_notes",
+    "measures_table",
+    "retention_limits",
+    "run_rows",
+    "stage_rows",
+    "text_rows",
+    "training_limits",
+]
