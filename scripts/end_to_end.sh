@@ -12,10 +12,14 @@ if [ -z "${HF_ENDPOINT:-}" ]; then
 fi
 folder=${1:-$(mktemp -d)}
 name=me/llama-sw
-hub=$HF_ENDPOINT
 export HF_HUB_DISABLE_PROGRESS_BARS=1
 say() { printf '\n== %s\n' "$*"; }
 run() { printf '$ hf-vocab-extend'; printf ' %q' "$@"; echo; "$python" -m hf_vocab_extend.cli.main "$@"; }
+
+if [ -e "$folder" ] && { [ ! -d "$folder" ] || [ -n "$(ls -A "$folder")" ]; }; then
+    echo "'$folder' is not empty. Name a new folder: scripts/end_to_end.sh FOLDER" >&2
+    exit 1
+fi
 
 say "Raw text, and a model of its source language"
 "$python" scripts/end_to_end_data.py "$folder" --lines "${LINES:-4000}" --steps "${SOURCE_STEPS:-200}"
@@ -58,4 +62,4 @@ with torch.no_grad():
 print(f"{name}: {type(model).__name__}, {len(tokenizer)} tokens, {inputs['input_ids'].shape[1]} for the sentence; "
       "its outputs are bitwise those of the folder that was pushed.")
 PYTHON
-say "Done: $folder and $hub/$name"
+say "Done: $folder; the local Hub that held $name has ended"

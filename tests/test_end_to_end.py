@@ -32,3 +32,12 @@ def test_from_raw_text_to_the_hub_and_back(tmp_path: Path) -> None:
     card = (tmp_path / "run" / "trained" / "README.md").read_text("utf-8")
     assert "bits per byte" in card
     assert "was not trained" not in card
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", "utf-8")
+    environment = os.environ | {"PYTHON": sys.executable, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(["bash", str(SCRIPT), str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"'{tmp_path}' is not empty. Name a new folder: scripts/end_to_end.sh FOLDER"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
