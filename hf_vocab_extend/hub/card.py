@@ -26,6 +26,8 @@ from .training_section import before_notes, measures_table, run_rows, stage_rows
 BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
 END = "<!-- hf_vocab_extend: end -->"
 _BLOCK = re.compile(r"<!-- hf_vocab_extend: begin\b.*?<!-- hf_vocab_extend: end -->", re.DOTALL)
+_LOADED = re.compile(r'^(?:tokenizer|model) = \w+(?:\.from_pretrained)?\("([^"]+)"', re.MULTILINE)
+"""What the snippet loads."""
 _OUR_KEYS = ("base_model", "base_model_relation")
 """Front-matter keys that follow the report even where the user wrote others."""
 
@@ -391,9 +393,28 @@ def merge_card(existing: str | None, front: dict[str, Any], explicit: set[str], 
         return assemble(front, f"# {name}\n\n{block}\n")
     windows = "\r\n" in existing
     own, body = split_front_matter(existing.replace("\r\n", "\n"))
+    former = _former_names(own, body)
     if _BLOCK.search(body):
         body = _BLOCK.sub(lambda _: block, body, count=1)
     else:
         body = body.rstrip("\n") + f"\n\n{block}\n"
-    text = assemble(merge_front_matter(own, front, explicit), body.lstrip("\n"))
+    body = _titled(body.lstrip("\n"), name, former)
+    text = assemble(merge_front_matter(own, front, explicit), body)
     return text.replace("\n", "\r\n") if windows else text
+
+
+def _former_names(front: Mapping[str, Any], body: str) -> set[str]:
+    """Return the names that a card of ours has for its model: in the model index, and in what its snippet loads."""
+    block = _BLOCK.search(body)
+    found = _LOADED.findall(block.group()) if block else []
+    index = front.get("model-index")
+    entries = index if block and isinstance(index, list) else []
+    found += [str(entry["name"]) for entry in entries if isinstance(entry, Mapping) and entry.get("name")]
+    return {name.rpartition("/")[2] for name in found}
+
+
+def _titled(body: str, name: str, former: set[str]) -> str:
+    """Return the text of a card with its new name as title where the title was the old name."""
+    title, line, rest = body.partition("\n")
+    ours = title.startswith("# ") and title[2:].strip() in former
+    return f"# {name}{line}{rest}" if ours else body

@@ -14,6 +14,10 @@ _LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "steps": ("optimizer steps", lambda value: f"{value:,}"),
     "epochs": ("epochs", lambda value: f"{value:.3g}"),
     "batch_size": ("sequences per step", lambda value: f"{value:,}"),
+    "block_size": ("tokens per sequence", lambda value: f"{value:,}"),
+    "objective": ("objective", str),
+    "text": ("text", lambda value: _counted(value)),
+    "replay": ("source-language text", lambda value: _counted(value)),
     "learning_rate": ("learning rate", lambda value: f"{value:.3g}"),
     "schedule": ("schedule", str),
     "optimizer": ("optimizer", str),
@@ -35,7 +39,28 @@ def run_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         (label, _shown(form, training[key])) for key, (label, form) in _LABELS.items() if training.get(key) is not None
     ]
     others = sorted(set(training) - set(_LABELS) - _ELSEWHERE)
-    return rows + [(key, str(training[key])) for key in others]
+    return rows + [(key.replace("_", " "), _plain(training[key])) for key in others if training[key] is not None]
+
+
+def _counted(value: Any) -> str:
+    """Return counts with what is counted: ``{"lines": 2960}`` as "2,960 lines"."""
+    if not isinstance(value, Mapping):
+        return _plain(value)
+    return ", ".join(
+        f"{_plain(item)} {str(key).replace('_', ' ')}" if isinstance(item, int) else f"{key}: {_plain(item)}"
+        for key, item in value.items()
+    )
+
+
+def _plain(value: Any) -> str:
+    """Return any value as a reader wants it: no brackets, thousands separators."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _shown(form: Callable[[Any], str], value: Any) -> str:
