@@ -64,6 +64,17 @@ def test_the_report_tells_the_training(run):
     assert found["source"]["task"] == "retention of the source language"
 
 
+def test_drift_that_begins_at_a_resume_is_said(run, monkeypatch):
+    _, extension, trainer, measures = run
+    assert "drift_since_step" not in extension.report.training
+    monkeypatch.setattr(measures, "drift_since", 2)
+    part = CheckpointPart(extension, measures)
+    report = part._report(trainer.args, trainer.state, {"model": trainer.model})
+    assert report.training["drift_since_step"] == 2
+    assert "went on at step 2" in report.notes[-1]
+    assert "compare with that step" in render_card(report, model_name="m")
+
+
 def test_the_final_card_tells_the_training_and_keeps_the_users_prose(run):
     folder, _, _, measures = run
     card = (folder / "README.md").read_text("utf-8")

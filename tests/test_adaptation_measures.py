@@ -199,6 +199,7 @@ def test_a_resumed_run_has_the_history_of_an_unbroken_one(tmp_path, caplog):
     assert [entry["step"] for entry in lost.history] == [0, 2, 4]
     assert lost.history[-1]["trained_tokens"] == whole.history[-1]["trained_tokens"]
     assert STATE_FILE in caplog.text
+    assert (whole.drift_since, resumed.drift_since, lost.drift_since) == (0, 0, 2)
 
 
 def test_without_evaluations_it_measures_every_so_many_steps(tmp_path):

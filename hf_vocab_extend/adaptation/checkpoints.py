@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ logger = get_logger(__name__)
 TASK, RETENTION = "language modelling", "retention of the source language"
 """Tasks of the evaluations that training adds to a report."""
 METRIC = "bits per byte"
+DRIFT_NOTE = (
+    "Training went on at step {step} from a checkpoint without the start of the rows: from there on, drift and cosine "
+    "of rows compare with that step, not with the rows before training."
+)
 _TOKENIZER_FILES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "added_tokens.json")
 
 
@@ -146,7 +151,12 @@ class CheckpointPart(TrainerCallback):
             training["history"] = [dict(entry) for entry in history]
         if history:
             training |= {"tokens": history[-1]["trained_tokens"], "bytes": history[-1]["trained_bytes"]}
-        report = self.extension.report.with_training(training)
+        report = self.extension.report
+        if self._measures is not None and self._measures.drift_since:
+            training["drift_since_step"] = self._measures.drift_since
+            note = DRIFT_NOTE.format(step=self._measures.drift_since)
+            report = replace(report, notes=tuple(dict.fromkeys((*report.notes, note))))
+        report = report.with_training(training)
         return report.with_evaluations(training_evaluations(training))
 
     def _write(self, args: TrainingArguments, folder: Path, report: ExtensionReport) -> None:

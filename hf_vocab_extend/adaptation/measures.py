@@ -64,6 +64,7 @@ class MeasuresPart(TrainerCallback):
         source_names: Which of them are of the source language: their bits per byte tell what is retained.
         history: One dictionary per measure: ``step``, ``seconds`` of training (measuring left out), and the names
             above without ``eval_``.
+        drift_since: Optimizer step from which drift is measured: 0, unless a checkpoint lacked the rows' start.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class MeasuresPart(TrainerCallback):
         self.texts: dict[str, Sequence[str]] = target | source
         self.source_names = tuple(source)
         self.history: list[dict[str, Any]] = []
+        self.drift_since = 0
         self._every = every
         self._options = {"batch_size": batch_size, "max_length": max_length, "passes": passes, "seed": seed}
         self._rows, self._seed = rows, seed
@@ -144,7 +146,7 @@ class MeasuresPart(TrainerCallback):
             raise InvalidOptionError("What is new is not known: set the part's extension before training.")
         model = plain_model(kwargs["model"])
         new_ids = new_row_ids(self.extension)
-        self.history = []
+        self.history, self.drift_since = [], 0
         self._drift = RowDrift(kwargs["model"], self.extension.mapping, new_ids, self._rows, self._seed)
         self._counter = BatchCounter(self.extension.tokenizer, new_ids, model)
         self._counter.attach(running_trainer())
@@ -177,7 +179,7 @@ class MeasuresPart(TrainerCallback):
         totals = self._counter.totals(keep=True)
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            known = {"history": self.history, "seconds": self.seconds, **totals}
+            known = {"history": self.history, "seconds": self.seconds, "drift_since": self.drift_since, **totals}
             save_file(self._drift.state_dict(), folder / STATE_FILE, {"measures": json.dumps(known)})
 
     def on_train_end(
@@ -208,10 +210,11 @@ class MeasuresPart(TrainerCallback):
                 STATE_FILE,
                 folder.name,
             )
-            known = {"history": _logged(state)}
+            known = {"history": _logged(state), "drift_since": state.global_step}
             last = known["history"][-1] if known["history"] else {}
             known |= {name: last.get(name, 0) for name in ("seconds", "trained_tokens", "trained_bytes")}
         self.history = known["history"]
+        self.drift_since = known.get("drift_since", 0)
         self._began -= known["seconds"]
         self._counter.go_on_from(known["trained_tokens"], known["trained_bytes"])
 
