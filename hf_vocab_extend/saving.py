@@ -65,7 +65,9 @@ def check_output_folder(folder: str | os.PathLike[str], n_bytes: int, *, overwri
                 f"'{folder}' cannot be a folder: '{present.name}' is a file. Choose another folder."
             )
         if present == path and not overwrite and any(path.iterdir()):
-            raise OutputFolderError(f"'{folder}' is not empty. Choose a new folder, or pass overwrite=True.")
+            raise OutputFolderError(
+                f"'{folder}' is not empty. Choose a new folder, or pass overwrite=True (--overwrite)."
+            )
         tempfile.TemporaryFile(dir=present).close()
         free = shutil.disk_usage(present).free
     except OutputFolderError:

@@ -15,7 +15,7 @@ from hf_vocab_extend.adaptation.rows import new_row_ids
 from hf_vocab_extend.adaptation.training import _block_size, _check_merges, n_devices
 from hf_vocab_extend.adaptation.training_data import DataOptions, make_training_data
 from hf_vocab_extend.cli.main import main
-from hf_vocab_extend.cli.train import _add_config, read_config
+from hf_vocab_extend.cli.train import _add_config, _summary, read_config
 from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
 
 from .factories import english, gpt2_like, llama3_like, swahili
@@ -100,6 +100,10 @@ def test_plain_model_lora_and_streaming(places, tmp_path, capsys):
     )  # fmt: skip
     assert code == 0, err
     assert "Saved to" in answer
+    assert "steps: 2" in answer
+    assert "total_flos" not in answer
+    assert "no card and no report are written" in " ".join(err.split())
+    assert "pin_memory" not in err
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (places.plain, out))
     assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
     assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
@@ -142,6 +146,20 @@ def _measured_as_by_hand(measured, before, after, new, old):
             assert measured[f"drift_{kind}_{label}"] == pytest.approx(float((other - one).norm() / one.norm()))
             assert measured[f"norm_{kind}_{label}"] == pytest.approx(float(other.norm(dim=1).mean()))
         assert measured[f"drift_new_{label}"] > 1e-3
+
+
+def test_the_answer_is_short():
+    start = {"bits_per_byte_target": 3.0, "trained_tokens": 0}
+    end = {"bits_per_byte_target": 2.5, "trained_tokens": 12345, "seconds": 6.78}
+    metrics = {"train_loss": 4.0, "eval_loss": 3.5, "total_flos": 1e15, "eval_samples_per_second": 9.0}
+    assert _summary(Namespace(metrics=metrics, measures=[start, end], steps=1200)) == [
+        "steps: 1,200",
+        "tokens: 12,345",
+        "seconds: 6.8",
+        "loss in training: 4.0000",
+        "loss on held-out text: 3.5000",
+        "bits per byte of target: 3.0000 -> 2.5000",
+    ]
 
 
 def test_config_file_and_command_line(tmp_path):

@@ -67,6 +67,7 @@ class TrainingRun:
         metrics: What the Trainer measured at the end: losses, seconds.
         measures: What was measured on the way, see :class:`~hf_vocab_extend.adaptation.measures.MeasuresPart`.
         is_main: Whether this process is the one that writes.
+        steps: How many optimizer steps the model is trained for, those before an interruption included.
     """
 
     model: PreTrainedModel
@@ -75,6 +76,7 @@ class TrainingRun:
     metrics: dict[str, Any]
     measures: list[dict[str, Any]]
     is_main: bool
+    steps: int = 0
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, overwrite: bool = False, **options: Any
@@ -188,7 +190,9 @@ def train_language_model(
         extension.report = extension.report.with_training(
             {**(extension.report.training or {}), **_facts(chosen, objective, size, data, trainer)}
         )
-    return TrainingRun(plain, tokenizer, extension, metrics, measures, trainer.is_world_process_zero())
+    return TrainingRun(
+        plain, tokenizer, extension, metrics, measures, trainer.is_world_process_zero(), trainer.state.global_step
+    )
 
 
 def n_devices(options: TrainingOptions) -> int:
@@ -278,6 +282,10 @@ def _callback(
 ) -> Any:
     """Return the callback of an extended model."""
     if extension is None:
+        logger.warning(
+            "The model is not an extended one (no vocab_extension.json lies beside it): no card and no report are "
+            "written, and bits per byte are not measured."
+        )
         return None
     from .callback import VocabExtensionCallback
 
@@ -317,6 +325,7 @@ def _trainer(
     callbacks: list[Any],
 ) -> Trainer:
     """Return the Trainer."""
+    import torch
     from transformers import TrainingArguments
 
     from .trainer import VocabExtensionTrainer
@@ -341,6 +350,7 @@ def _trainer(
         "average_tokens_across_devices": choose_objective(model, options.objective) == "causal",
         "remove_unused_columns": False,  # examples say which draw of the collator is theirs
         "label_names": ["labels"],
+        "dataloader_pin_memory": not options.training_arguments.get("use_cpu") and torch.cuda.is_available(),
         "eval_strategy": "steps" if options.evaluations and data.evaluation is not None else "no",
         "eval_steps": every,
         "save_steps": every,

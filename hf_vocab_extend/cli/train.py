@@ -175,12 +175,9 @@ def _answer(args: Namespace, trained: Any, work: Path) -> Answer:
     """Push if asked, clean up, and say what was done."""
     saved = str(Path(args.output_dir))
     data: dict[str, Any] = {"output_dir": saved, "metrics": trained.metrics}
-    lines = [f"{name}: {value:.4g}" for name, value in trained.metrics.items() if isinstance(value, int | float)]
+    lines = _summary(trained)
     if trained.measures:
-        first, last = trained.measures[0], trained.measures[-1]
-        data["measures"] = {"start": first, "end": last}
-        names = [name for name in last if name.startswith("bits_per_byte_") and name in first]
-        lines = [f"{name.replace('_', ' ')}: {first[name]:.4f} -> {last[name]:.4f}" for name in names] + lines
+        data["measures"] = {"start": trained.measures[0], "end": trained.measures[-1]}
     if trained.extension is not None:
         data["report"] = trained.extension.report.to_dict()
     if hasattr(args, "push_to_hub"):
@@ -191,6 +188,26 @@ def _answer(args: Namespace, trained: Any, work: Path) -> Answer:
     if not hasattr(args, "work_folder"):
         shutil.rmtree(work, ignore_errors=True)
     return Answer(data, "\n".join([*lines, "", f"Saved to {saved}"]))
+
+
+def _summary(trained: Any) -> list[str]:
+    """Return what a reader wants to know of a training: steps, tokens, seconds, losses, and bits per byte by text."""
+    metrics = trained.metrics
+    first, last = (trained.measures[0], trained.measures[-1]) if trained.measures else ({}, {})
+    shown = (
+        ("steps", trained.steps, ",d"),
+        ("tokens", last.get("trained_tokens"), ",d"),
+        ("seconds", last.get("seconds", metrics.get("train_runtime")), ",.1f"),
+        ("loss in training", metrics.get("train_loss"), ".4f"),
+        ("loss on held-out text", metrics.get("eval_loss"), ".4f"),
+    )
+    lines = [f"{label}: {value:{form}}" for label, value, form in shown if value is not None]
+    prefix = "bits per byte "
+    for name in last:
+        label = name.replace("_", " ")
+        if label.startswith(prefix) and name in first:
+            lines.append(f"bits per byte of {label.removeprefix(prefix)}: {first[name]:.4f} -> {last[name]:.4f}")
+    return lines
 
 
 def _stages(text: str | None) -> Any:
