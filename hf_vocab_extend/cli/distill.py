@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidOptionError
+from ..errors import InvalidOptionError, MissingResourceError, VocabExtendError
 from .common import (
     Answer,
     Command,
@@ -23,6 +24,19 @@ from .common import (
 BOTH = ("steps", "batch_size", "learning_rate", "average", "target_layer", "evaluate_every", "seed")
 TOKENS = ("snippets_per_token", "snippet_length", "max_snippets", "epochs", "next_token")
 PARALLEL = ("temperature", "contrast", "balance", "anchor", "max_length", "tolerance", "patience")
+FLAGS = {
+    "Pass extension=, what extend_vocabulary returned, or the folder that its save_pretrained wrote.": (
+        "Give the FOLDER that extend has saved, or its name on the Hub."
+    ),
+    "columns=, --pair-columns": "--pair-columns",
+    "pass overwrite=True": "give --overwrite",
+    "Pass other dev_pairs=": "Give other pairs with --dev",
+    "Pass dev_pairs=": "Give held-out pairs with --dev",
+    "pass source_model=": "give it with --teacher",
+    "Pass tokenizer=": "Give a --teacher with its tokenizer",
+    "columns=": "--pair-columns SOURCE TARGET",
+}
+"""What errors of the Python functions say, and how the same is said here."""
 SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
 
 
@@ -82,6 +96,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> Answer:
+    """Load, distil, save; errors name flags.
+
+    Raises:
+        VocabExtendError: As the Python functions do.
+    """
+    try:
+        return _run(args)
+    except VocabExtendError as error:
+        text = str(error)
+        for python, flag in FLAGS.items():
+            text = text.replace(python, flag)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
+def _run(args: Namespace) -> Answer:
     """Load, distil, save."""
     if not hasattr(args, "corpus") and not hasattr(args, "parallel"):
         raise InvalidOptionError("There is nothing to learn from. Give --corpus, --parallel, or both.")
@@ -95,15 +126,16 @@ def run(args: Namespace) -> Answer:
 
     from ..adaptation.distillation.parallel import distill_parallel
     from ..adaptation.distillation.tokens import distill_tokens
-    from ..adaptation.locate import locate_extension
+    from ..adaptation.locate import find_report, locate_extension
 
+    base = getattr(args, "teacher", None) or find_report(args.folder).base_model
+    if base is None:
+        raise MissingResourceError("The report names no base model. Give the untouched model with --teacher.")
     trust = getattr(args, "trust_remote_code", False)
     tokenizer = load_tokenizer(args.folder, trust_remote_code=trust)
     model = load_model(args.folder, trust_remote_code=trust)
     extension = locate_extension(model, tokenizer, args.folder)
-    base = getattr(args, "teacher", extension.report.base_model)
-    if base is None:
-        raise InvalidOptionError("The report names no base model. Give the untouched model with --teacher.")
+    earlier = len(extension.report.distillations)
     teacher, source = load_model(base, trust_remote_code=trust), load_tokenizer(base, trust_remote_code=trust)
     if corpus is not None:
         distill_tokens(extension, teacher, corpus, tokenizer=source, **given(args, BOTH + TOKENS))
@@ -111,8 +143,24 @@ def run(args: Namespace) -> Answer:
         distill_parallel(extension, teacher, source, pairs, dev_pairs=dev, **given(args, BOTH + PARALLEL))
     extension.save_pretrained(output, **given(args, SAVE_OPTIONS))
     saved = str(Path(args.output_dir))
-    text = f"{extension.report}\n\nSaved to {saved}, with its card in {Path(saved) / 'README.md'}"
+    done = [_told(item) for item in extension.report.distillations[earlier:]]
+    text = "\n\n".join([*done, f"Saved to {saved}, with its card in {Path(saved) / 'README.md'}"])
     return Answer({"output_dir": saved, "report": extension.report.to_dict()}, text)
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    """Say what a distillation did: its steps, which was kept, the scores of held-out text, its seconds."""
+    kept = item["kept_step"]
+    before, after = item["held_out_before"], item["held_out_after"]
+    lines = [
+        f"Distilled from {'text' if item['method'] == 'tokens' else 'pairs'}, teacher {item['teacher']}:",
+        f"  steps: {item['steps']:,}, kept: "
+        + (f"step {kept:,}, {item['rows']:,} rows refined" if kept else "the start, as held-out text got no better"),
+        f"  held-out scores, higher is better ({item['held_out_metric']}):",
+        *(f"    {name}: {value:.4f} -> {after[name]:.4f}" for name, value in before.items()),
+        f"  seconds: {item['seconds']:.1f}, and {item['seconds_before_the_steps']:.1f} before the first step",
+    ]
+    return "\n".join(lines)
 
 
 def _pairs(args: Namespace, name: str) -> dict[str, Any] | None:
