@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def write_report(out: Path, done: dict[str, Cell], facts: dict[str, Any]) -> Non
             "Bits per byte of held-out text at shares of the budget; the mean over seeds, at the end with the "
             "standard deviation. *Ratio*: the budget over the steps to the quality where the random start ends."
         )
-    lines.append(f"- torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}.")
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}"
+    lines.append(f"- {datetime.now():%Y-%m-%d}, {versions}.")
     for setting, title in TITLES.items():
         rows = grouped(done, setting)
         if rows:
