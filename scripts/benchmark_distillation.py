@@ -16,7 +16,6 @@ import argparse
 import copy
 import json
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,7 +258,10 @@ def main() -> None:
         "R@1 on the test files: target to English / English to target. all-MiniLM-L6-v2, a tokenizer of "
         f"{SIZE:,} tokens for each language in place of its own; nothing but its new rows was refined. "
         "Seconds, and peak memory above what was held before, are those of the distillation.",
-        f"Command: {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
+        "",
+        f"`python scripts/benchmark_distillation.py --data DATA --languages {' '.join(args.languages)} --out X.md`; "
+        f"rows: {'; '.join(args.rows)}.",
+        "",
         f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads.",
     ]
     args.out.write_text("\n".join(lines + report(done, args.languages, args.rows)) + "\n", encoding="utf-8")
