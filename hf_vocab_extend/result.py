@@ -176,10 +176,7 @@ class VocabExtension:
     def _write(self, folder: Path, max_shard_size: str | int, extra_files: ExtraFiles) -> None:
         """Write everything but the card."""
         self.model.save_pretrained(folder, max_shard_size=max_shard_size)
-        save_tokenizer(self.tokenizer, folder)
-        report = ExtensionReport.from_dict(without_private(self.report.to_dict()))
-        (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
-        self.mapping.save(folder / MAPPING_FILE)
+        write_vocabulary(self, folder)
         write_curves(self.report.training, folder)
         write_extra_files(extra_files, folder)
 
@@ -199,3 +196,12 @@ class VocabExtension:
         if base and not stated_license(readme):
             return options | stated_license(Path(base) / CARD_FILE)
         return options
+
+
+def write_vocabulary(extension: VocabExtension, folder: Path) -> ExtensionReport:
+    """Write tokenizer, report and mapping of an extension; return the report as written, without private names."""
+    save_tokenizer(extension.tokenizer, folder)
+    report = ExtensionReport.from_dict(without_private(extension.report.to_dict()))
+    (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
+    extension.mapping.save(folder / MAPPING_FILE)
+    return report

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import torch
 from ._logging import get_logger
 from .auto_class import find_auto_class
 from .errors import VerificationError
+from .evaluation.scoring import evaluating
 from .saving import ROLES
 
 if TYPE_CHECKING:
@@ -262,7 +261,7 @@ def _shared(tensors: dict[str, torch.Tensor]) -> set[frozenset[str]]:
 def _compare_outputs(own: PreTrainedModel, other: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Run three sequences through both models."""
     ids = _sequences(tokenizer).to(own.device)
-    with _evaluating(own), _evaluating(other):
+    with evaluating(own), evaluating(other):
         try:
             expected = _forward(own, ids)
         except Exception as error:  # a model that needs images or sound has no output on token ids alone
@@ -286,18 +285,6 @@ def _sequences(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     text = tokenizer(TEXTS[0] + " " + TEXTS[5], truncation=False)["input_ids"]
     rows = (text, present[-8:], present[:: max(1, len(present) // 8)])
     return torch.tensor([(list(row) + present)[:8] for row in rows])
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch dropout off for a while, without gradients."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def _forward(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,8 @@ from ..errors import InvalidOptionError, MissingResourceError, TokenizerMismatch
 from ..hub.card import read_card, render_card
 from ..mapping import TokenMapping
 from ..report import REPORT_FILE, ExtensionReport
-from ..result import MAPPING_FILE, VocabExtension
-from ..saving import CARD_FILE, SPARE_BYTES, check_output_folder, save_tokenizer, staged_folder
-from ..scrub import without_private
+from ..result import MAPPING_FILE, VocabExtension, write_vocabulary
+from ..saving import CARD_FILE, SPARE_BYTES, check_output_folder, staged_folder
 from ..surgery.apply import write_site
 from ..surgery.config_tree import TOP, all_configs
 from ..surgery.journal import Journal
@@ -85,10 +84,7 @@ def save_adapter(
     lacking = not _has_vocabulary(base, extension)
     with staged_folder(path) as folder:
         model.save_pretrained(str(folder), save_embedding_layers=lacking and not _trains_whole_tables(model))
-        save_tokenizer(extension.tokenizer, folder)
-        report = ExtensionReport.from_dict(without_private(extension.report.to_dict()))
-        (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
-        extension.mapping.save(folder / MAPPING_FILE)
+        report = write_vocabulary(extension, folder)
         if lacking:
             _write_rest(model, base, report, folder)
         (folder / CARD_FILE).write_bytes(_card(base, report, path.name, options).encode("utf-8"))

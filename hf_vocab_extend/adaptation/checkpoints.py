@@ -13,10 +13,9 @@ from transformers import TrainerCallback
 
 from .._logging import get_logger
 from ..evaluation.curves import CURVES_FILE, bits_names, write_curves
-from ..report import REPORT_FILE, ExtensionReport
-from ..result import MAPPING_FILE
-from ..saving import CARD_FILE, is_replaced_by_a_save, save_tokenizer
-from ..scrub import without_private
+from ..report import ExtensionReport
+from ..result import write_vocabulary
+from ..saving import CARD_FILE, is_replaced_by_a_save
 from .host import shadow
 from .tables import plain_model
 
@@ -181,10 +180,7 @@ def write_companions(extension: VocabExtension, folder: Path) -> None:
     for name in before.intersection(_TOKENIZER_FILES):
         if is_replaced_by_a_save(name):
             (folder / name).unlink()
-    save_tokenizer(extension.tokenizer, folder)
-    report = ExtensionReport.from_dict(without_private(extension.report.to_dict()))
-    (folder / REPORT_FILE).write_text(report.to_json(), "utf-8")
-    extension.mapping.save(folder / MAPPING_FILE)
+    write_vocabulary(extension, folder)
 
 
 def write_card(trainer_or_args: Any, extension: VocabExtension, folder: Path, **options: Any) -> None:

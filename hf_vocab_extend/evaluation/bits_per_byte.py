@@ -24,6 +24,7 @@ from ..errors import (
 )
 from .masking import deal_units, unit_ends, units_of_tokens
 from .scoring import LONGEST, Row, Scorer, check_causal, evaluating, longest_input, unwrap
+from .vectors import pad_id_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -189,7 +190,7 @@ def bits_per_byte(
     with evaluating(inner):
         if kind == "causal":
             _check_reads_back(inner, windows)
-        scorer = Scorer(inner, _pad_id(tokenizer))
+        scorer = Scorer(inner, pad_id_of(tokenizer))
         total = _total(scorer.bits(progress(rows, desc="Bits per byte", unit="row"), batch_size), tokenizer, new_ids)
     if counts["end_tokens"] and tokenizer.unk_token_id == _end_ids(tokenizer)[0]:  # GPT-2 has one token for both
         total["unknown_tokens"] -= counts["end_tokens"]
@@ -406,11 +407,6 @@ def _masking_name(settings: _Settings, masking: str) -> str:
     n_groups = round(1 / settings.share)
     measured = "" if settings.passes in (None, n_groups) else f", {settings.passes} measured"
     return f"words in {n_groups} groups{measured}"
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return an id to fill rows with; it is never attended to."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
 
 def _result(total: dict[str, Any], counts: dict[str, int], n_texts: int, measure: str) -> BitsPerByte:

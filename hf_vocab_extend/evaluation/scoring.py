@@ -63,16 +63,22 @@ def unwrap(model: Any) -> PreTrainedModel:
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode without gradients, and every module back in its own mode."""
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module back in its own mode afterwards; gradients flow as before."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():  # not inference_mode: FSDP would keep what it gathers for the next training step
-            yield
+        model.eval()
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode without gradients, and every module back in its own mode."""
+    with evaluation_mode(model), torch.no_grad():  # not inference_mode: FSDP would keep what it gathers for training
+        yield
 
 
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UnsupportedModelError
 from .scoring import unwrap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def body_of(model: Any) -> Any:
@@ -28,12 +31,17 @@ def body_of(model: Any) -> Any:
     return plain.base_model
 
 
-def padded(ids: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return an id to pad with; which one does not matter under a mask."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+
+def padded(ids: Sequence[Sequence[int]], device: torch.device, pad_id: int = 0) -> dict[str, torch.Tensor]:
     """Return ids and mask `(n, longest)`, filled on the right with an id that the mask hides."""
     longest = max(len(own) for own in ids)
-    filled = [[*own, *[0] * (longest - len(own))] for own in ids]
+    filled = [[*own, *[pad_id] * (longest - len(own))] for own in ids]
     mask = [[1] * len(own) + [0] * (longest - len(own)) for own in ids]
     return {"input_ids": torch.tensor(filled, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-__all__ = ["body_of", "padded"]
+__all__ = ["body_of", "pad_id_of", "padded"]

@@ -13,9 +13,9 @@ from ...errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from ...evaluation.scoring import evaluation_mode
 from ...prepare import find_source_tokenizer, highest_id, public_name
 from ..rows import new_row_ids
-from .sentence_vectors import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -134,7 +134,7 @@ def check_layer(model: PreTrainedModel, teacher: PreTrainedModel, layer: int) ->
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether a position sees only what goes before it: measured, since configs of encoders made of decoders lie."""
     ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device)
-    with evaluating(model):
+    with evaluation_mode(model):
         states = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     first = states[:, 0].float()
     return bool(torch.allclose(first[0], first[1], rtol=0, atol=1e-6 * float(first.abs().max())))

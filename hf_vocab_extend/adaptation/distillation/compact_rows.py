@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...errors import InvalidTableError, UnsupportedModelError
+from ...evaluation.scoring import evaluation_mode
 from ...surgery.sites import Site, find_sites
 
 
@@ -78,10 +79,8 @@ class CompactRows:
     def in_place(self) -> Iterator[None]:
         """Let the model compute with these rows, without dropout, and with gradients for nothing else."""
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        modes = [(module, module.training) for module in self.model.modules()]
         hooks = []
         try:
-            self.model.eval()
             self.model.requires_grad_(False)
             for module in {id(alias.module): alias.module for alias in self._input_site.aliases}.values():
                 if isinstance(module, nn.Embedding):
@@ -90,14 +89,13 @@ class CompactRows:
                 head: Any = self.model.get_output_embeddings()
                 hooks.append(head.register_forward_pre_hook(self._select))
                 hooks.append(head.register_forward_hook(self._score))
-            yield
+            with evaluation_mode(self.model):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
             for parameter, wanted in flags:
                 parameter.requires_grad_(wanted)
-            for module, training in modes:
-                module.training = training
 
     @contextmanager
     def out_of_place(self) -> Iterator[None]:

@@ -15,9 +15,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ...evaluation.vectors import padded
 from .compact_rows import CompactRows
 from .guard import translation_scores
-from .sentence_vectors import Ids, embed_all, padded, vectors_of
+from .sentence_vectors import Ids, embed_all, vectors_of
 from .translation_loss import translation_loss
 
 BATCH = 32
@@ -162,7 +163,7 @@ class TextLesson:
 
     def _predict(self, texts: Sequence[Ids], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits `(n, V)` and labels `(n,)` of all ids from each start on, text by text."""
-        batch = padded(texts, self.pad_id, self.rows.model.device)
+        batch = padded(texts, self.rows.model.device, self.pad_id)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         places = torch.arange(1, ids.shape[1], device=ids.device)
         first = torch.tensor(list(starts), device=ids.device).clamp(min=1)[:, None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CorpusError, InvalidOptionError
+from ...evaluation.vectors import pad_id_of
 from ...resources.parallel import open_pairs
 from .aligned import Encoded
 from .checks import check_counts, check_layer, find_teacher, is_causal, name_of, new_rows_of
@@ -20,7 +21,7 @@ from .lessons import Lesson, Pair, TextLesson, VectorLesson
 from .loop import Schedule, run_steps
 from .record import finish
 from .sampling import balanced_batches, clusters_of
-from .sentence_vectors import cut, pad_id_of
+from .sentence_vectors import cut
 from .snippets import encode
 
 if TYPE_CHECKING:

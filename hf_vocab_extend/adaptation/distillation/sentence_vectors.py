@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..._logging import progress
 from ...errors import InvalidTableError
+from ...evaluation.scoring import evaluation_mode
+from ...evaluation.vectors import padded
 
 Ids = list[int]
 BATCH = 64
@@ -19,19 +20,6 @@ BATCH = 64
 def cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Ids]:
     """Return the ids of texts, special tokens included, cut to a length."""
     return list(tokenizer(list(texts), truncation=True, max_length=max_length, verbose=False)["input_ids"])
-
-
-def padded(rows: Sequence[Ids], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return rows of ids as one batch, padded on the right: ids and mask, each `(n, longest)`."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return an id to pad with; which one does not matter under a mask."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
 
 def hidden_states(model: PreTrainedModel, batch: dict[str, torch.Tensor], layer: int) -> torch.Tensor:
@@ -64,7 +52,7 @@ def vectors_of(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: 
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     parts = []
     for start in range(0, len(order), CHUNK):
-        batch = padded([rows[index] for index in order[start : start + CHUNK]], pad_id, model.device)
+        batch = padded([rows[index] for index in order[start : start + CHUNK]], model.device, pad_id)
         parts.append(pooled(hidden_states(model, batch, layer), batch["attention_mask"]))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
@@ -73,18 +61,6 @@ def vectors_of(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: 
 
 CHUNK = 32
 """Rows that are padded to one length."""
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Turn dropout off for a while; every module gets back the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
@@ -97,7 +73,7 @@ def embed_all(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: i
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     starts = range(0, len(order), BATCH)
     result: torch.Tensor | None = None
-    with evaluating(model):
+    with evaluation_mode(model):
         for start in progress(starts, desc=desc, unit="batch", total=len(starts)):
             chosen = order[start : start + BATCH]
             found = vectors_of(model, [rows[index] for index in chosen], pad_id, layer)
@@ -111,4 +87,4 @@ def embed_all(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int, layer: i
     return result
 
 
-__all__ = ["cut", "embed_all", "evaluating", "hidden_states", "pad_id_of", "padded", "pooled", "vectors_of"]
+__all__ = ["cut", "embed_all", "hidden_states", "pooled", "vectors_of"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from ...evaluation.vectors import padded
 from .compact_rows import CompactRows
-from .sentence_vectors import hidden_states, padded
+from .sentence_vectors import hidden_states
 from .snippets import Snippet
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Matching:
         A causal model gives both in one pass. A masked one reads the text as it is for its states, and masked for the
         other loss. The loss on the text is None for a model that has none, and where it is not wanted.
         """
-        batch = padded([item.student for item in snippets], self.pads[0], self.rows.model.device)
+        batch = padded([item.student for item in snippets], self.rows.model.device, self.pads[0])
         ids, mask = batch["input_ids"], batch["attention_mask"]
         wanted = self.text or self.rows.head is not None
         if not wanted or not self.rows.has_head or not (self.causal or self.mask_id is not None):
@@ -103,7 +104,7 @@ class Matching:
     def _distance(self, snippets: list[Snippet], found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean squared distance of states at aligned positions, and the mean square of the teacher's."""
         with torch.no_grad(), self.rows.out_of_place():
-            batch = padded([item.teacher for item in snippets], self.pads[1], self.teacher.device)
+            batch = padded([item.teacher for item in snippets], self.teacher.device, self.pads[1])
             wanted = hidden_states(self.teacher, batch, self.layer).to(found.device)
         places = [(row, *pair) for row, item in enumerate(snippets) for pair in item.pairs]
         row, ours, theirs = torch.tensor(places, device=found.device).T

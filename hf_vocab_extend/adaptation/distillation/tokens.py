@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CorpusError
+from ...evaluation.scoring import evaluation_mode
+from ...evaluation.vectors import pad_id_of
 from ...resources.corpus import open_corpus
 from .checks import check_counts, check_layer, find_teacher, is_causal, name_of, new_rows_of
 from .compact_rows import CompactRows
 from .guard import Guard
 from .loop import Schedule, run_steps
 from .record import finish
-from .sentence_vectors import evaluating, pad_id_of
 from .snippets import Snippet, find_snippets
 from .state_matching import Matching
 
@@ -140,7 +141,7 @@ def distill_tokens(
         chosen = order[step * batch_size : (step + 1) * batch_size]
         return matching.backward([train[index] for index in chosen], generator)
 
-    with evaluating(teacher), matching.rows.in_place():
+    with evaluation_mode(teacher), matching.rows.in_place():
         guard = Guard(lambda: matching.scores(held_out, batch_size), tolerance=0.0)
         outcome = run_steps(matching.rows, backward, guard, schedule)
     said = {
