@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from .hub_server import running_hub
+from .stub_extension import make_extension
 
 _FILE = "/{repo_id}/resolve/{revision}/{filename}"
 
@@ -47,3 +49,28 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + _FILE)
         yield running
     huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread: on tensors this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved folder."""
+    folder = tmp_path_factory.mktemp("saved") / "out"
+    make_extension().save_pretrained(folder, verify=False)
+    return folder
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Do not wait between tries to push, neither here nor in the client; returns what was to be waited."""
+    found: list[float] = []
+    monkeypatch.setattr("hf_vocab_extend.hub.retries.time.sleep", found.append)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -36,12 +35,7 @@ RETIED = {"umt5"}
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [90, 4, 33, 61, 17, 5, 96, 2]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _truncated(table: torch.Tensor, rank: int) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,16 @@ from hf_vocab_extend.surgery.parameter_groups import factorized_parameter_groups
 
 from .models import build, logits
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft still asks
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # peft asks for it
+]
 V, RANK = 97, 7
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [90, 4, 33, 61, 17, 5, 96, 2]])
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "gpt2", "llama", "gemma", "qwen2", "opt", "t5", "bart")
 OWN_TARGETS = {"distilbert": ["q_lin", "v_lin"], "marian": ["q_proj", "v_proj"]}
 """Of the types that peft knows no targets for."""
 GENERATORS = ("gpt2", "llama", "gemma", "qwen2", "opt", "t5", "bart", "marian")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _factorised(name: str, **options: object) -> torch.nn.Module:

@@ -23,14 +23,6 @@ from .stub_extension import make_bert, make_extension
 NAME = "me/swahili-bert"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved folder."""
-    folder = tmp_path_factory.mktemp("download") / "out"
-    make_extension().save_pretrained(folder, verify=False)
-    return folder
-
-
 def check(model: PreTrainedModel, folder: Path) -> None:
     """The model has every tensor of the folder."""
     expected = AutoModelForMaskedLM.from_pretrained(folder).state_dict()

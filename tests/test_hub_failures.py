@@ -28,22 +28,6 @@ OWN_CARD = b"---\nlicense: mit\n---\n# Mine\n\nMy own words.\n"
 QUICK = Patience(attempts=4, silence=0.5)
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved folder."""
-    folder = tmp_path_factory.mktemp("failures") / "out"
-    make_extension().save_pretrained(folder, verify=False)
-    return folder
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Do not wait between tries, neither here nor in the client; returns what was to be waited."""
-    found: list[float] = []
-    monkeypatch.setattr("hf_vocab_extend.hub.retries.time.sleep", found.append)
-    return found
-
-
 def push(folder: Path, **options):
     """Push with a token that may write."""
     return push_folder(folder, NAME, **({"token": WRITE_TOKEN, "patience": QUICK} | options))

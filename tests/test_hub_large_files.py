@@ -17,26 +17,9 @@ from hf_vocab_extend.hub.retries import Patience
 
 from .hub_server import WRITE_TOKEN, Failure, Hub
 from .hub_xet import CAS_TOKEN
-from .stub_extension import make_extension
 
 NAME = "me/swahili-bert"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved folder."""
-    folder = tmp_path_factory.mktemp("large") / "out"
-    make_extension().save_pretrained(folder, verify=False)
-    return folder
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Do not wait between tries."""
-    found: list[float] = []
-    monkeypatch.setattr("hf_vocab_extend.hub.retries.time.sleep", found.append)
-    return found
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,7 @@ IDS = torch.tensor([[5, 9, 33, 7, 61, 12, 80, 14], [6, 6, 18, 90, 21, 5, 9, 43]]
 SEPARATE_ROWS = ("mllama", "gemma3n_text")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors are so small here that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _new_rows(table: torch.Tensor, site: Site) -> torch.Tensor:
