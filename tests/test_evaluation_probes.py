@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from hf_vocab_extend.errors import CorpusError, InvalidOptionError, InvalidTableError
 from hf_vocab_extend.evaluation.probe import classification_scores, fit_probe
 from hf_vocab_extend.evaluation.readers import read_documents, read_labelled, read_pairs, read_tagged
-from hf_vocab_extend.evaluation.tagging import _first_tokens, tag_transfer
+from hf_vocab_extend.evaluation.tagging import first_tokens, tag_transfer
 from hf_vocab_extend.evaluation.topics import topic_transfer
 
 from .factories import tokenizer
@@ -102,7 +102,7 @@ def test_words_that_are_cut_off_count_as_wrong():
 def test_the_first_token_of_a_word_holds_its_first_character(family):
     words = ["Toleo", ",", "la", "kitabu", "(", "ng'ombe", ")"]
     encoded = tokenizer(family)(" ".join(words), return_offsets_mapping=True)
-    found = dict(_first_tokens(words, encoded["offset_mapping"]))
+    found = dict(first_tokens(words, encoded["offset_mapping"]))
     assert set(found) == set(range(len(words)))
     text, start = " ".join(words), 0
     for index, word in enumerate(words):

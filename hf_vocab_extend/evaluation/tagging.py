@@ -94,7 +94,7 @@ def _words(
         offsets = encoded["offset_mapping"]
         states = body(**padded(encoded["input_ids"], body.device))[0]
         for row, (words, own_tags) in enumerate(part):
-            found = dict(_first_tokens(words, offsets[row]))
+            found = dict(first_tokens(words, offsets[row]))
             for word, tag in enumerate(own_tags):
                 if word in found:
                     vectors.append(states[row, found[word]].float().cpu())
@@ -104,7 +104,7 @@ def _words(
     return (torch.stack(vectors) if vectors else torch.zeros(0, 0)), tags, unread
 
 
-def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield each word and the place of its first token: the first that holds a character of it."""
     starts, end = [], 0
     for word in words:
@@ -118,4 +118,4 @@ def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> I
             yield index, place
 
 
-__all__ = ["tag_transfer"]
+__all__ = ["first_tokens", "tag_transfer"]
