@@ -1,9 +1,9 @@
-"""Models for tasks with labels, made in memory of a language model's body, and copies that share one."""
+"""Models for tasks with labels, made in memory of a language model's body."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -142,17 +142,4 @@ def check_tables_kept(task: PreTrainedModel, model: PreTrainedModel) -> None:
             )
 
 
-def sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a model with modules, configs and Parameters of its own whose values are in the same memory.
-
-    Values that are written in place are written in both; values that are put in another tensor's place are not.
-    """
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach()
-    return copy.deepcopy(model, memo)
-
-
-__all__ = ["check_tables_kept", "make_task_model", "set_padding", "sharing_copy"]
+__all__ = ["check_tables_kept", "make_task_model", "set_padding"]

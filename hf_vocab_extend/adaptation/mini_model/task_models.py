@@ -11,7 +11,8 @@ from ..._logging import get_logger, progress
 from ...errors import InvalidOptionError
 from ...evaluation.probe import classification_scores
 from ...evaluation.scoring import evaluating, longest_input
-from .task_building import set_padding, sharing_copy
+from ...modeling.slots import alias_clone
+from .task_building import set_padding
 from .task_kinds import KINDS, kind_of
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class TaskModel:
         """
         from .transplanting import transplant_embeddings
 
-        model = sharing_copy(self.model)
+        model = alias_clone(self.model)
         extension = transplant_embeddings(learned, model, **options)
         set_padding(model, extension.tokenizer)
         return TaskModel(model, extension.tokenizer, self.labels, self.task, dict(self.metrics), extension)
