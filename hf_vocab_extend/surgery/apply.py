@@ -6,7 +6,7 @@ survive. Everything is computed and checked before the first write, and every wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..plan import MatchKind, VocabPlan
 from .checks import check_values
 from .config_tree import all_configs, fields_of, main_config, text_configs
 from .journal import Journal
-from .positions import plan_position_shift, write_position_shift
+from .positions import PositionShift, plan_position_shift, write_position_shift
 from .registry import COUNT_ATTRIBUTES, OTHER_MODALITY
 from .row_layout import lay_out
 from .sites import Site, Sites, describe
@@ -80,14 +80,38 @@ def apply_rows(
     shift = plan_position_shift(model, sites, ids)
     tensors = [_compute(site, sites, plan, counts[site.field] + site.extra, new_rows, pad_row) for site in sites]
     with journal or Journal() as journal:
-        for site, tensor in zip(sites, tensors, strict=True):
-            write_site(site, tensor, journal)
-        _write_padding_ids(model, sites, ids, journal)
-        if shift is not None:
-            write_position_shift(model, shift, journal)
-        _write_counts(model, counts, journal)
-        make_flag_truthful(model, sites, journal)
+        write_tables(model, sites, tensors, counts=counts, ids=ids, shift=shift, journal=journal)
     return [describe(site) for site in sites]
+
+
+def write_tables(
+    model: PreTrainedModel,
+    sites: Sites,
+    tensors: Sequence[torch.Tensor | None],
+    *,
+    counts: dict[str, int],
+    ids: IdMap,
+    shift: PositionShift | None,
+    journal: Journal,
+) -> None:
+    """Put computed tensors behind all sites, and let sizes, padding ids, positions and configs follow.
+
+    Args:
+        model: The model.
+        sites: Its sites.
+        tensors: One for each site, in the site's layout; None for one that stays.
+        counts: New value of each vocabulary field.
+        ids: Where padding ids go.
+        shift: New position tables, if padding moves.
+        journal: Where to note the writes.
+    """
+    for site, tensor in zip(sites, tensors, strict=True):
+        write_site(site, tensor, journal)
+    _write_padding_ids(model, sites, ids, journal)
+    if shift is not None:
+        write_position_shift(model, shift, journal)
+    _write_counts(model, counts, journal)
+    make_flag_truthful(model, sites, journal)
 
 
 def new_counts(sites: Sites, plan: VocabPlan, pad_to_multiple_of: int | None) -> dict[str, int]:

@@ -1,0 +1,303 @@
+"""Learn the token table of a new language through a frozen body: a mini-model's, or that of the full model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..._logging import get_logger
+from ...errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
+from ...modeling.masked_positions import masked_positions_only
+from ...modeling.slots import alias_clone
+from ...resources.corpus import open_corpus
+from ...result import VocabExtension
+from ...surgery.config_tree import main_config
+from ...surgery.sites import scan_sites
+from ..cost import CostMeter
+from ..objectives import choose_objective
+from ..tables import vocabulary_tables
+from ..training import train_language_model
+from ..training_options import TrainingOptions
+from .random_state import random_state_kept
+from .record import MiniRecord, read_record, table_hashes, write_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from ...methods.base import InitMethod, MethodConfig
+    from ...plan import Mode
+    from ...resources.corpus import Corpus, CorpusLike
+    from ..cost import Cost
+    from ..training import TrainingRun
+
+logger = get_logger(__name__)
+
+DEFAULTS = TrainingOptions(learning_rate=7e-4, warmup=0.08, evaluations=0)
+"""Rate and share of warm-up with which Chen et al. 2023 (arXiv 2307.01163) learn a table under a frozen body.
+
+Nothing is written while training goes on; the measures at its start and end are made all the same.
+"""
+_STAGES = {"replace": "embeddings", "extend": "new_rows"}
+"""What trains: all rows of a vocabulary that was replaced, the new rows of one that has grown."""
+
+
+@dataclass
+class LearnedEmbeddings:
+    """A token table learned under a frozen body, with all that belongs to it.
+
+    Attributes:
+        extension: The model that the table was learned on, with its tokenizer, mapping and report.
+        run: The training.
+        cost: Floating-point operations, seconds and peak memory of the training.
+        source: The model that was given, whose own table is that of the source language; None for an extension.
+    """
+
+    extension: VocabExtension
+    run: TrainingRun
+    cost: Cost
+    source: PreTrainedModel | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that the table was learned on: the mini-model's body with the new table."""
+        return self.extension.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the table."""
+        return self.extension.tokenizer
+
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """What was measured on the way, see :class:`~hf_vocab_extend.adaptation.measures.MeasuresPart`."""
+        return self.run.measures
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write a folder that plain ``from_pretrained`` and ``transplant_embeddings`` read; in the main process only.
+
+        Args:
+            save_directory: Where to write.
+            options: Options of :meth:`VocabExtension.save_pretrained`, such as ``overwrite=True``.
+
+        Raises:
+            OutputFolderError: If the folder cannot be written to.
+            VerificationError: If it does not load back equal. Nothing is left of it.
+        """
+        if self.run.is_main:
+            self.extension.save_pretrained(save_directory, **options)
+
+
+def learn_embeddings(
+    mini: PreTrainedModel | VocabExtension,
+    new_tokenizer: PreTrainedTokenizerBase | None,
+    corpus: CorpusLike,
+    work_folder: str | os.PathLike[str],
+    options: TrainingOptions | None = None,
+    *,
+    method: str | MethodConfig | InitMethod = "auto",
+    mode: Mode = "replace",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    parallel: Any = None,
+    dictionary: Any = None,
+    word_vectors: Any = None,
+    token_vectors: Any = None,
+    helper_model: Any = None,
+    fallback: str = "subword",
+    languages: str | Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    **changes: Any,
+) -> LearnedEmbeddings:
+    """Learn the token table of a new language; nothing but the table and its bias trains.
+
+    The step that is done for each language in Marchisio et al. 2023 (arXiv 2212.10503). The rows start by any method
+    of :func:`~hf_vocab_extend.extend.extend_vocabulary`, then train on text with the objective of the model's class;
+    masked models compute logits at masked positions only. The body stays bitwise as it is and no gradient of its
+    weights is computed; the one given and the one returned share its storage.
+
+    Args:
+        mini: A mini-model, or a full model for the paper's standard route; it is left as it was and serves any number
+            of languages. Or what ``extend_vocabulary`` made of one, of which the rows are trained in place.
+        new_tokenizer: Tokenizer of the new language; None with an extension, which has its own.
+        corpus: Text of the new language: anything that :func:`~hf_vocab_extend.resources.corpus.open_corpus` reads.
+            The method uses it too, if it can.
+        work_folder: Where the Trainer writes; checkpoints only with ``evaluations``.
+        options: How to train; by default a learning rate of 7e-4 and no evaluations on the way.
+        method: How rows start. This and the arguments up to ``languages`` are those of ``extend_vocabulary``.
+        mode: ``replace`` takes the tokenizer as it is and trains the whole table; ``extend`` adds it to the source
+            vocabulary and trains the new rows.
+        tokenizer: Tokenizer of the model; by default that of ``config._name_or_path``.
+        parallel: Pairs of source and target text.
+        dictionary: Pairs of source and target word.
+        word_vectors: Vectors of words of both languages.
+        token_vectors: Vectors of target tokens.
+        helper_model: A model that speaks the target vocabulary.
+        fallback: Method for tokens that ``method`` does not cover.
+        languages: Language code or codes for the card.
+        callbacks: More callbacks for the Trainer.
+        changes: Options that differ from ``options``.
+
+    Returns:
+        The table in its model, with run and cost; :func:`~.transplanting.transplant_embeddings` puts it into the full
+        model.
+
+    Raises:
+        InvalidOptionError: If an option is out of range, says what trains, or goes with a tokenizer and an extension
+            was given.
+        BaseModelMismatchError: If the tables of a mini-model are not those with which it was cut.
+        UnsupportedModelError: If the model's class is not trained on plain text.
+        VocabExtendError: As of ``extend_vocabulary`` and ``train_language_model``.
+
+    Example:
+        >>> learned = learn_embeddings(mini, sw_tokenizer, "sw.txt", "work", tokenizer=tokenizer, parallel="en-sw.tsv")
+        >>> full = transplant_embeddings(learned, model)
+    """
+    chosen = _check_options(options, changes)
+    text = open_corpus(corpus)
+    begin: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "parallel": parallel,
+        "dictionary": dictionary,
+        "word_vectors": word_vectors,
+        "token_vectors": token_vectors,
+        "helper_model": helper_model,
+    }
+    if isinstance(mini, VocabExtension):
+        given = [name for name, value in begin.items() if value is not None]
+        _check_started(mini, new_tokenizer, [*given, *(["method"] if method != "auto" else [])])
+        objective, extension, source = choose_objective(mini.model, chosen.objective), mini, None
+    else:
+        objective, source = choose_objective(mini, chosen.objective), mini
+        begin |= {"method": method, "mode": mode, "fallback": fallback, "languages": languages, "seed": chosen.seed}
+        extension = _start(mini, new_tokenizer, text, begin)
+    chosen = replace(chosen, objective=objective, stages=_STAGES[extension.report.mode])
+    meter = CostMeter()
+    with random_state_kept(), _only_tables_train(extension.model), _head_at_labels(extension.model, objective):
+        run = train_language_model(extension, text, work_folder, chosen, callbacks=[meter, *callbacks])
+    assert run.extension is not None
+    cost = meter.cost
+    facts = {"frozen": "all but the token tables and their bias", "cost": cost.to_dict()}
+    run.extension.report = run.extension.report.with_training({**(run.extension.report.training or {}), **facts})
+    return LearnedEmbeddings(run.extension, run, cost, source)
+
+
+def _check_options(options: TrainingOptions | None, changes: dict[str, Any]) -> TrainingOptions:
+    """Return how to train, without files that no one asked for.
+
+    Raises:
+        InvalidOptionError: If an option is unknown, or would let something else train.
+    """
+    try:
+        chosen = replace(options or DEFAULTS, **changes)
+    except TypeError as error:
+        raise InvalidOptionError(f"learn_embeddings has no such option ({error}). See TrainingOptions.") from error
+    for name in ("stages", "lora"):
+        if getattr(chosen, name) is not None:
+            raise InvalidOptionError(
+                f"{name} is {getattr(chosen, name)!r}, and learn_embeddings trains the token tables only. Leave it "
+                "out, or call train_language_model."
+            )
+    if not chosen.evaluations:
+        chosen = replace(chosen, training_arguments={"save_strategy": "no", **chosen.training_arguments})
+    return chosen
+
+
+def _check_started(extension: VocabExtension, new_tokenizer: Any, given: list[str]) -> None:
+    """Raise if an extension comes with what only a start needs.
+
+    Raises:
+        InvalidOptionError: It names the argument.
+    """
+    if given:
+        raise InvalidOptionError(
+            f"The rows of an extension have started already, and {', '.join(given)} says how they shall. Leave it "
+            "out, or give the model and the tokenizer instead of the extension."
+        )
+    if new_tokenizer is not None and new_tokenizer.get_vocab() != extension.tokenizer.get_vocab():
+        raise InvalidOptionError(
+            "new_tokenizer has another vocabulary than the extension's tokenizer. Give None with an extension."
+        )
+
+
+def _start(mini: PreTrainedModel, new_tokenizer: Any, text: Corpus, begin: dict[str, Any]) -> VocabExtension:
+    """Extend a copy that shares the storage of the body, and note which table the source language has.
+
+    Raises:
+        InvalidOptionError: If there is no tokenizer.
+        BaseModelMismatchError: If the tables of a mini-model are not those with which it was cut.
+    """
+    from ...extend import extend_vocabulary
+
+    if new_tokenizer is None:
+        raise InvalidOptionError("There is no tokenizer of the new language. Give new_tokenizer.")
+    record = read_record(mini)
+    if record is None:
+        layers = getattr(main_config(mini.config), "num_hidden_layers", None)
+        record = MiniRecord.of(mini, "full", layers if isinstance(layers, int) else 0)
+    elif moved := [role for role, value in table_hashes(mini).items() if record.source_tables.get(role) != value]:
+        raise BaseModelMismatchError(
+            f"The tables of this mini-model ({', '.join(moved)}) are not those with which it was cut: they were "
+            "trained or replaced since. Cut it again from the model as it is, or load it as it was saved."
+        )
+    clone = alias_clone(mini)
+    masked_positions_only(clone, False)
+    write_record(clone, record)
+    extension = extend_vocabulary(clone, new_tokenizer, corpus=text, **begin)
+    _own_tables(extension.model, mini)
+    extension.model.requires_grad_(False)  # its body is the given model's
+    for table in vocabulary_tables(extension.model):
+        table.parameter.requires_grad_(True)
+    return extension
+
+
+def _own_tables(model: PreTrainedModel, source: PreTrainedModel) -> None:
+    """Give a clone storage of its own for tables that the extension has left as they were."""
+    shared = {site.tensor.untyped_storage().data_ptr() for site in scan_sites(source)}
+    for site in scan_sites(model):
+        if site.tensor.untyped_storage().data_ptr() in shared:
+            own = site.tensor.detach().clone()
+            for alias in site.aliases:
+                alias.tensor.data = own
+
+
+@contextmanager
+def _only_tables_train(model: PreTrainedModel) -> Iterator[None]:
+    """Let nothing but tables and biases over the vocabulary train; give every flag and mode back afterwards."""
+    trained = {id(item) for table in vocabulary_tables(model) for item in (table.parameter, *table.projections)}
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(id(parameter) in trained)
+        yield
+    finally:
+        for parameter, flag in before:
+            parameter.grad = None
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _head_at_labels(model: PreTrainedModel, objective: str) -> Iterator[None]:
+    """Compute logits of a masked model at masked positions only while it trains."""
+    was_on = "_masked_position_hooks" in vars(model)
+    wanted = objective == "masked" and not was_on
+    if wanted:
+        try:
+            masked_positions_only(model)
+        except UnsupportedModelError as error:
+            logger.info("Logits are computed at every position: %s", error)
+            wanted = False
+    try:
+        yield
+    finally:
+        if wanted:
+            masked_positions_only(model, False)
+
+
+__all__ = ["DEFAULTS", "LearnedEmbeddings", "learn_embeddings"]
