@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..._logging import get_logger
 from ...errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
 from ...modeling.masked_positions import masked_positions_only

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FIELD = "mini_model"
 """Entry of the config."""
+Kind = Literal["post", "joint", "full"]
 _ROWS_PER_BLOCK = 1 << 14
 
 
@@ -32,7 +33,7 @@ class MiniRecord:
 
     Attributes:
         kind: ``post`` if new layers were put over the bottom of a finished model, ``joint`` if the model was trained
-            with a second head and cut there.
+            with a second head and cut there, ``full`` if rows were learned on a whole model.
         bottom_layers: Number of layers that are those of the full model.
         new_layers: Number of layers above them that are its own.
         primary: Hub id of the full model; None if it has none.
@@ -41,7 +42,7 @@ class MiniRecord:
         source_tables: Hash of every token table at the cut, by role; see :func:`table_hashes`.
     """
 
-    kind: Literal["post", "joint"]
+    kind: Kind
     bottom_layers: int
     new_layers: int
     primary: str | None
@@ -50,9 +51,7 @@ class MiniRecord:
     source_tables: dict[str, str]
 
     @classmethod
-    def of(
-        cls, model: PreTrainedModel, kind: Literal["post", "joint"], bottom_layers: int, new_layers: int = 0
-    ) -> MiniRecord:
+    def of(cls, model: PreTrainedModel, kind: Kind, bottom_layers: int, new_layers: int = 0) -> MiniRecord:
         """Return the record of a mini-model that is cut from a model now.
 
         Args:

@@ -1,4 +1,4 @@
-"""Put a token table that was learned on a mini-model into the full model, or into one that was fine-tuned to a task."""
+"""Put a token table that was learned on a mini-model into the full model, or into a task model made of that."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def _donor(mini: Any) -> _Donor:
         extension = mini
     else:
         raise InvalidOptionError(
-            f"mini is a {type(mini).__name__}. Give what learn_embeddings or extend_vocabulary returned, or the folder "
-            "in which it was saved."
+            f"mini is a {type(mini).__name__}. Give what learn_embeddings or extend_vocabulary returned, or the "
+            "folder in which it was saved."
         )
     if rank_of(extension.model) is not None:
         raise UnsupportedModelError("The learned tables are factorised. Extend the mini-model without factorize=.")
