@@ -19,7 +19,7 @@ from ...errors import InvalidOptionError, UnsupportedModelError
 from ...evaluation.scoring import evaluating
 from .layers import LayerStack, find_layer_stack, probe_inputs, set_layer_count, watching
 from .random_state import random_state_kept
-from .record import MiniRecord, write_record
+from .record import FIELD, MiniRecord, write_record
 from .sharing import rebuild_shared
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def build_mini_model(
     stack = find_layer_stack(model)
     _check_counts(stack, num_layers, new_layers, seed)
     config = copy.deepcopy(model.config)
+    vars(config).pop(FIELD, None)  # what the full model remembers of itself
     set_layer_count(config, num_layers + new_layers)
     _check_config(type(model).__name__, config)
     fresh = tuple(f"{stack.path}.{index}." for index in range(num_layers, num_layers + new_layers))
@@ -81,7 +82,8 @@ def _check_counts(stack: LayerStack, num_layers: int, new_layers: int, seed: int
     if num_layers + new_layers > stack.n_layers:
         raise InvalidOptionError(
             f"num_layers={num_layers} and new_layers={new_layers} make {num_layers + new_layers} layers, and the "
-            f"model has {stack.n_layers}. Give at most {stack.n_layers} together: a mini-model is no deeper than its model."
+            f"model has {stack.n_layers}. Give at most {stack.n_layers} together: a mini-model is no deeper than its "
+            "model."
         )
 
 
