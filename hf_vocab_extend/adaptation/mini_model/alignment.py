@@ -125,8 +125,8 @@ def _check_pair(mini: PreTrainedModel, model: PreTrainedModel) -> None:
     if different:
         raise BaseModelMismatchError(
             f"The token tables of the mini-model and of the full model differ ({', '.join(different)}), so they do "
-            "not read the same embeddings. Give the model that it was cut from, as it was then, and measure before the "
-            "table is replaced."
+            "not read the same embeddings. Give the model that it was cut from, as it was then, and measure before "
+            "the table is replaced."
         )
 
 

@@ -258,16 +258,16 @@ def _used_after(model: PreTrainedModel, modules: nn.ModuleList) -> set[str]:
             output: Any = torch.func.functional_call(model, leaves, (), inputs)
         finally:
             hook.remove()
+        result = output.logits if "logits" in output else output[0]
+        wanted = list(leaves.values())
+        connected = result.requires_grad
+        gradients = torch.autograd.grad(result.sum(), wanted, allow_unused=True) if connected else [None] * len(wanted)
     order = [index for index, _ in seen]
     if order != list(range(len(modules))):
         raise UnsupportedModelError(
             f"The layers of {type(model).__name__} ran in the order {order}, not once each from the first to the "
             "last. Take a model whose layers run one after the other."
         )
-    result = output.logits if "logits" in output else output[0]
-    if not result.requires_grad:
-        return set()
-    gradients = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True)
     return {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
 
 
