@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import TrainerCallback
+
 from ..._logging import get_logger
 from ...errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
 from ...modeling.masked_positions import masked_positions_only
@@ -25,7 +28,13 @@ from .random_state import random_state_kept
 from .record import MiniRecord, read_record, table_hashes, write_record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
     from ...methods.base import InitMethod, MethodConfig
     from ...plan import Mode
@@ -165,17 +174,19 @@ def learn_embeddings(
         "helper_model": helper_model,
     }
     if isinstance(mini, VocabExtension):
-        given = [name for name, value in begin.items() if value is not None]
-        _check_started(mini, new_tokenizer, [*given, *(["method"] if method != "auto" else [])])
+        begin |= {"method": None if method == "auto" else method, "languages": languages or None}
+        _check_started(mini, new_tokenizer, [name for name, value in begin.items() if value is not None])
         objective, extension, source = choose_objective(mini.model, chosen.objective), mini, None
     else:
         objective, source = choose_objective(mini, chosen.objective), mini
         begin |= {"method": method, "mode": mode, "fallback": fallback, "languages": languages, "seed": chosen.seed}
         extension = _start(mini, new_tokenizer, text, begin)
     chosen = replace(chosen, objective=objective, stages=_STAGES[extension.report.mode])
-    meter = CostMeter()
-    with random_state_kept(), _only_tables_train(extension.model), _head_at_labels(extension.model, objective):
-        run = train_language_model(extension, text, work_folder, chosen, callbacks=[meter, *callbacks])
+    ours: list[Any] = [meter := CostMeter()]
+    if chosen.resume and source is not None:
+        ours.append(_BodyApart(extension.model, source))
+    with random_state_kept(), _only_tables_train(extension.model), head_at_labels(extension.model, objective):
+        run = train_language_model(extension, text, work_folder, chosen, callbacks=[*ours, *callbacks])
     assert run.extension is not None
     cost = meter.cost
     facts = {"frozen": "all but the token tables and their bias", "cost": cost.to_dict()}
@@ -262,6 +273,39 @@ def _own_tables(model: PreTrainedModel, source: PreTrainedModel) -> None:
                 alias.tensor.data = own
 
 
+class _BodyApart(TrainerCallback):
+    """Keeps what a resumed run loads, which goes into the model's storage, away from the model that was given."""
+
+    def __init__(self, model: PreTrainedModel, source: PreTrainedModel) -> None:
+        """Give a model storage of its own where it shares that of another."""
+        given = dict(source.named_parameters())
+        self._pairs = [
+            (name, parameter, given[name])
+            for name, parameter in model.named_parameters()
+            if name in given and parameter.data_ptr() == given[name].data_ptr()
+        ]
+        for _, parameter, _ in self._pairs:
+            parameter.data = parameter.data.clone()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Share it again, if the checkpoint had the same values.
+
+        Raises:
+            BaseModelMismatchError: If it did not.
+        """
+        for name, parameter, given in self._pairs:
+            if not torch.equal(parameter, given.to(parameter.device)):
+                raise BaseModelMismatchError(
+                    f"The checkpoint to resume from has another body than the model that was given ('{name}' "
+                    "differs). Give the mini-model with which the run began, or another work folder."
+                )
+        for _, parameter, given in self._pairs:
+            if parameter.device == given.device:
+                parameter.data = given.data
+
+
 @contextmanager
 def _only_tables_train(model: PreTrainedModel) -> Iterator[None]:
     """Let nothing but tables and biases over the vocabulary train; give every flag and mode back afterwards."""
@@ -281,7 +325,7 @@ def _only_tables_train(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _head_at_labels(model: PreTrainedModel, objective: str) -> Iterator[None]:
+def head_at_labels(model: PreTrainedModel, objective: str) -> Iterator[None]:
     """Compute logits of a masked model at masked positions only while it trains."""
     was_on = "_masked_position_hooks" in vars(model)
     wanted = objective == "masked" and not was_on
@@ -298,4 +342,4 @@ def _head_at_labels(model: PreTrainedModel, objective: str) -> Iterator[None]:
             masked_positions_only(model, False)
 
 
-__all__ = ["DEFAULTS", "LearnedEmbeddings", "learn_embeddings"]
+__all__ = ["DEFAULTS", "LearnedEmbeddings", "head_at_labels", "learn_embeddings"]

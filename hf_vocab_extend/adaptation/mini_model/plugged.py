@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FIELD, KEY = "mini_model", "plugged"
 """Config field, and the entry of it that holds what was plugged in."""
-_GENERATION = "generation"
+_GENERATION = ("configs", "generation_config")
 _SIZES = frozenset({*VOCABULARY_FIELDS, *COUNT_ATTRIBUTES, "num_embeddings", "in_features", "out_features"})
 _COPIES = (RowKind.EXACT, RowKind.BYTE, RowKind.SPECIAL, RowKind.FUZZY)
 
@@ -85,7 +85,7 @@ def token_settings(model: PreTrainedModel) -> Settings:
     generation = getattr(model, "generation_config", None)
     for name, value in vars(generation).items() if generation is not None else ():
         if not name.startswith("_") and isinstance(value, int | list | dict | None):
-            found[_GENERATION, "", name] = value
+            found[*_GENERATION, name] = value
     return {key: _plain(value) for key, value in found.items()}
 
 
@@ -111,7 +111,7 @@ def take_out(model: PreTrainedModel, sites: Sites, plugged: Plugged, journal: Jo
             write_position_shift(model, shift, journal)
     owners: dict[tuple[str, str], Any] = {("configs", path): config for path, config in all_configs(model)}
     owners |= {("modules", path): module for path, module in modules.items()}
-    owners[_GENERATION, ""] = getattr(model, "generation_config", None)
+    owners[_GENERATION] = getattr(model, "generation_config", None)
     for (kind, path, name), value in before.items():
         owner = owners.get((kind, path))
         if owner is not None and hasattr(owner, name):
