@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
@@ -189,3 +190,15 @@ def test_the_battery_tells_usual_pipelines_apart() -> None:
     lines = list(verify.TEXTS)
     differing = [a != b for a, b in zip(own(lines)["input_ids"], tokenizer("llama3")(lines)["input_ids"], strict=True)]
     assert sum(differing) > len(lines) // 2
+
+
+def test_a_model_that_a_trainer_computed_in_bfloat16_is_saved_and_compared_in_its_own_type(tmp_path: Path) -> None:
+    extension = make_extension()
+    model = extension.model.to(torch.float32)
+    model.bert.encoder.layer[0].intermediate.dense.weight.data.mul_(50)  # so that rounding shows
+    ids = torch.arange(8)[None]
+    exact = model.eval()(input_ids=ids).logits
+    wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    assert not torch.equal(wrapped(input_ids=ids).logits, exact)
+    extension.save_pretrained(tmp_path / "out")
+    assert not torch.equal(wrapped(input_ids=ids).logits, exact), "the wrapper is the caller's: it stays"

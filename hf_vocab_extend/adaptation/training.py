@@ -386,7 +386,7 @@ def _check_merges(trainer: Trainer, adapter: Any) -> None:
 
 
 def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Path) -> PreTrainedModel:
-    """Return the trained model, whole and without adapters."""
+    """Return the trained model, whole, without adapters, and computing in its own type."""
     if trainer.is_fsdp_enabled:  # else the Trainer saves no weights where checkpoints are sharded
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     sharded = any(hasattr(parameter, "placements") for parameter in model.parameters())
@@ -395,6 +395,7 @@ def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Pa
         trainer.save_model(str(whole))
         trainer.accelerator.wait_for_everyone()
         return type(model).from_pretrained(whole)
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # its forward stays in bf16 otherwise
     if adapter is not None:
         return adapter.merge_and_unload()
     return model
