@@ -1,11 +1,12 @@
-"""Tell transformers about the ``model_type`` of factorised models as soon as its Auto classes exist.
+"""Tell transformers about the package's own ``model_type`` names as soon as its Auto classes exist.
 
 ``import hf_vocab_extend`` must stay light, so it imports no transformers: if the Auto classes are not there yet, a
-hook waits for their module, and the classes of the models are made when the first factorised folder is loaded.
+hook waits for their module, and the classes of the models are made when the first folder of that type is loaded.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -16,6 +17,11 @@ from typing import Any
 
 MODEL_TYPE = "factorized_vocabulary"
 """The same as in ``modeling/factorized.py``, which is too heavy to import here."""
+_CONFIGS = {
+    MODEL_TYPE: ("modeling.factorized", "FactorizedConfig"),
+    "mini_joint": ("adaptation.mini_model.joint", "MiniJointConfig"),
+}
+"""Module and config class by ``model_type``; the module's ``register`` tells the Auto classes."""
 _AWAITED = "transformers.models.auto.configuration_auto"
 
 
@@ -60,24 +66,30 @@ class _Finder(MetaPathFinder):
 
 
 def _register() -> None:
-    """Register a config class that makes way for the real one when it is used."""
+    """Register config classes that make way for the real ones when they are used."""
+    mapping = sys.modules[_AWAITED].CONFIG_MAPPING
+    for model_type in _CONFIGS:
+        mapping.register(model_type, _stand_in(model_type), exist_ok=True)
+
+
+def _stand_in(own_type: str) -> Any:
+    """Return a class that stands for a config class until one is read."""
     from transformers.configuration_utils import PretrainedConfig
 
-    mapping = sys.modules[_AWAITED].CONFIG_MAPPING
+    path, name = _CONFIGS[own_type]
 
-    class FactorizedConfig(PretrainedConfig):
-        """Stands for the config of a factorised model until one is read."""
+    class StandIn(PretrainedConfig):
+        """Stands for the config of a model of the package until one is read."""
 
-        model_type = MODEL_TYPE
+        model_type = own_type
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-            from .modeling import factorized
+            module = importlib.import_module(f".{path}", __package__)
+            module.register()
+            return getattr(module, name).from_dict(config_dict, **kwargs)
 
-            factorized.register()
-            return factorized.FactorizedConfig.from_dict(config_dict, **kwargs)
-
-    mapping.register(MODEL_TYPE, FactorizedConfig, exist_ok=True)
+    return StandIn
 
 
 __all__ = ["MODEL_TYPE", "install"]
