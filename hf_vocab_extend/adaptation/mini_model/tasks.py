@@ -222,8 +222,8 @@ def _label_names(kind: TaskKind, inputs: Sequence[Any], labels: Sequence[Sequenc
     names = tuple(sorted({label for own in labels for label in own}))
     if len(names) < 2:
         raise InvalidOptionError(
-            f"{len(inputs)} examples have {len(names)} labels ({some_of(names)}), and a task needs two. Give examples "
-            "of at least two labels."
+            f"The labels of {len(inputs)} examples are {some_of(names) or 'none'}, and a task needs two. Give "
+            "examples of at least two labels."
         )
     if not kind.per_token and len(names) == len(inputs) > 10:
         raise InvalidOptionError(
