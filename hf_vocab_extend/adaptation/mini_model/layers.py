@@ -225,10 +225,10 @@ def _find_after(model: PreTrainedModel, modules: nn.ModuleList) -> tuple[str, ..
     Raises:
         UnsupportedModelError: If the layers do not run once each, one after the other.
     """
-    used = _used_after(model, modules)
     tables = vocabulary_tables(model)
     vocabulary = {id(item) for table in tables for item in (table.parameter, *table.projections)}
-    wanted = {id(parameter) for name, parameter in model.named_parameters() if name in used} - vocabulary
+    body = {name: item for name, item in model.named_parameters() if id(item) not in vocabulary}
+    wanted = {id(body[name]) for name in _used_after(model, modules, body)}
     names: list[str] = []
     for path, module in model.named_modules():
         inside = {id(parameter) for parameter in module.parameters()}
@@ -240,8 +240,8 @@ def _find_after(model: PreTrainedModel, modules: nn.ModuleList) -> tuple[str, ..
     return tuple(names)
 
 
-def _used_after(model: PreTrainedModel, modules: nn.ModuleList) -> set[str]:
-    """Return the names of the parameters through which the states of the last layer reach the output."""
+def _used_after(model: PreTrainedModel, modules: nn.ModuleList, body: dict[str, nn.Parameter]) -> set[str]:
+    """Return the names of those of some parameters through which the states of the last layer reach the output."""
     inputs = probe_inputs(model)
 
     def cut(module: nn.Module, args: Any, output: Any) -> Any:
@@ -249,9 +249,7 @@ def _used_after(model: PreTrainedModel, modules: nn.ModuleList) -> set[str]:
             return (output[0].detach(), *output[1:])
         return output.detach()
 
-    leaves = {
-        name: item.detach().requires_grad_() for name, item in model.named_parameters() if item.is_floating_point()
-    }
+    leaves = {name: item.detach().requires_grad_() for name, item in body.items() if item.is_floating_point()}
     with torch.enable_grad(), evaluation_mode(model), watching(modules) as seen:
         hook = modules[-1].register_forward_hook(cut)
         try:
