@@ -215,10 +215,10 @@ class _Watch(TorchDispatchMode):
         """Compute as ever, and write down what was."""
         kwargs = kwargs or {}
         name = str(getattr(func, "overloadpacket", func)).rpartition(".")[2]
-        tensors = [item for item in tree_leaves((args, kwargs)) if torch.is_tensor(item)]
+        tensors = _tensors((*args, *kwargs.values()))
         self._check(func, name, tensors)
         output = func(*args, **kwargs)
-        results = [item for item in tree_leaves(output) if torch.is_tensor(item)]
+        results = _tensors((output,))
         for flops, factors in _factors(name.rstrip("_"), args, results):
             known = tuple((self._origins.get(id(item), frozenset()), needed) for item, needed in factors)
             self.seen.append(
@@ -278,6 +278,17 @@ def _factors(
         scored = query.requires_grad or key.requires_grad
         yield 2 * n_scores * query.shape[-1], [(query, query.requires_grad), (key, key.requires_grad)]
         yield 2 * n_scores * value.shape[-1], [(query, scored), (value, value.requires_grad)]
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """Return the tensors among arguments or results of an operation, also those in lists of them."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found
 
 
 def _storage(tensor: torch.Tensor) -> int:

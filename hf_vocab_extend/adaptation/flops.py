@@ -7,7 +7,7 @@ weight has no weight gradient, and below the lowest trained layer there are no g
 
 Attention counts as two full products, Q K^T and A V, for each query head, whatever implementation computes it: causal
 and sliding masks save nothing. ``FlopCounterMode`` finds the same with ``attn_implementation="eager"``. With
-``"sdpa"`` it finds less on a CPU, where it does not know torch's fused kernel, and more on a GPU, where kernels compute
+``"sdpa"`` it finds less on a CPU, where it does not know the fused kernel, and more on a GPU, where kernels compute
 the scores once more in the backward pass.
 """
 
@@ -21,9 +21,9 @@ from typing import Any
 from ..errors import InvalidOptionError, UnsupportedModelError
 from .flop_probe import PARTS, Product, check_countable, seen_products, table_names
 
-_POWERS = ((0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 0, 0), (1, 1, 0), (1, 2, 0), (0, 0, 1))
+_POWERS = ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (1, 2, 0), (0, 0, 1))
 """How FLOPs may grow: powers of batch size, length and number of labels, which comes last and on its own."""
-_POINTS = ((2, 4, 2), (2, 6, 2), (2, 8, 2), (3, 4, 2), (3, 6, 2), (3, 8, 2), (2, 4, 5))
+_POINTS = ((2, 4, 2), (2, 6, 2), (3, 4, 2), (3, 6, 2), (3, 8, 2), (2, 4, 5))
 """Batch sizes, lengths and numbers of labels at which a model is run; as many as powers."""
 _KINDS = ("forward", "recomputed", "activation_gradients", "weight_gradients")
 
