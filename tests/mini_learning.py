@@ -48,23 +48,23 @@ def source_tokenizer(name: str) -> Any:
     return factories.tokenizer(SOURCE[name])
 
 
-def full_model(name: str = "bert", *, tied: bool = True, dropout: bool = False, **options: Any) -> PreTrainedModel:
+def full_model(name: str = "bert", *, tied: bool = True, **options: Any) -> PreTrainedModel:
     """A language model of three layers that belongs to its tokenizer, the same at every call."""
     own = source_tokenizer(name)
     options = {LAYERS.get(name, "num_hidden_layers"): 3, **options}
     roles = {"modernbert": ("bos", "eos", "pad", "cls", "sep")}.get(name, ("bos", "eos"))
     if name in DECODERS or name == "modernbert":
         options = {f"{role}_token_id": getattr(own, f"{role}_token_id") for role in roles} | options
-    model = build(name, n_rows(own), tied, **options)
-    for module in model.modules():
+    return build(name, n_rows(own), tied, **options)
+
+
+def mini_of(model: PreTrainedModel, num_layers: int = 1, new_layers: int = 1, *, dropout: bool = True) -> Any:
+    """A mini-model of it, in evaluation mode."""
+    mini = build_mini_model(model, num_layers, new_layers).eval()
+    for module in mini.modules():
         if isinstance(module, torch.nn.Dropout) and not dropout:
             module.p = 0.0
-    return model
-
-
-def mini_of(model: PreTrainedModel, num_layers: int = 1, new_layers: int = 1) -> PreTrainedModel:
-    """A mini-model of it, in evaluation mode."""
-    return build_mini_model(model, num_layers, new_layers).eval()
+    return mini
 
 
 def learn(mini: Any, folder: Path, source: str, new_tokenizer: Any = None, **options: Any) -> LearnedEmbeddings:

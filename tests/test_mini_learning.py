@@ -16,7 +16,12 @@ from hf_vocab_extend.adaptation.mini_model.learning import learn_embeddings
 from hf_vocab_extend.adaptation.mini_model.record import read_record, table_hashes
 from hf_vocab_extend.adaptation.tables import vocabulary_tables
 from hf_vocab_extend.adaptation.training_options import TrainingOptions
-from hf_vocab_extend.errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
+from hf_vocab_extend.errors import (
+    BaseModelMismatchError,
+    InvalidOptionError,
+    TokenizerMismatchError,
+    UnsupportedModelError,
+)
 
 from . import factories
 from .mini_learning import (
@@ -56,6 +61,7 @@ class Watch(TrainerCallback):
         self.head: list[tuple[int, ...]] = []
         self.batches: list[dict[str, torch.Tensor]] = []
         self.start: torch.nn.Module | None = None
+        self.is_batch = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         model = kwargs["model"]
@@ -64,7 +70,7 @@ class Watch(TrainerCallback):
         head = model.get_output_embeddings()
 
         def note(module, args):
-            if module.training:
+            if self.is_batch:
                 self.head.append(tuple(args[0].shape[:-1]))
 
         self.hooks = [
@@ -73,7 +79,9 @@ class Watch(TrainerCallback):
         ]
 
     def keep(self, model, args, kwargs):
-        self.batches.append({name: kwargs[name].clone() for name in ("input_ids", "labels", "attention_mask")})
+        self.is_batch = model.training and kwargs["input_ids"].shape == (2, 16)  # others measure FLOPs
+        if self.is_batch:
+            self.batches.append({name: kwargs[name].clone() for name in ("input_ids", "labels", "attention_mask")})
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.graded |= {name for name, item in kwargs["model"].named_parameters() if item.grad is not None}
@@ -85,10 +93,15 @@ class Watch(TrainerCallback):
 
 @pytest.mark.parametrize(
     ("name", "tied", "family"),
-    [("bert", True, "bert-cased"), ("xlm_roberta", False, "xlmr"), ("gpt2", True, "gpt2"), ("llama", False, "xlmr")],
+    [
+        ("bert", True, "bert-cased"),
+        ("llama", False, "xlmr"),
+        pytest.param("xlm_roberta", False, "xlmr", marks=pytest.mark.slow),
+        pytest.param("gpt2", True, "gpt2", marks=pytest.mark.slow),
+    ],
 )
 def test_tables_train_and_nothing_else(name: str, tied: bool, family: str, tmp_path: Path) -> None:
-    mini, watch = mini_of(full_model(name, tied=tied, dropout=True)), Watch()
+    mini, watch = mini_of(full_model(name, tied=tied)), Watch()
     flags = {key: item.requires_grad for key, item in mini.named_parameters()}
     before, hashes, record = state_of(mini), table_hashes(mini), read_record(mini)
     learned = learn(mini, tmp_path, name, swahili_tokenizer(family, 500), callbacks=[watch])
@@ -118,7 +131,7 @@ def test_tables_train_and_nothing_else(name: str, tied: bool, family: str, tmp_p
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_equals_a_plain_loop_over_the_same_batches(name: str, tmp_path: Path) -> None:
     watch = Watch()
-    learned = learn(mini_of(full_model(name)), tmp_path, name, callbacks=[watch], weight_decay=0.1)
+    learned = learn(mini_of(full_model(name), dropout=False), tmp_path, name, callbacks=[watch], weight_decay=0.1)
     model = watch.start.train()
     tables = {id(table.parameter): table for table in vocabulary_tables(model)}
     for parameter in model.parameters():
@@ -140,10 +153,15 @@ def test_equals_a_plain_loop_over_the_same_batches(name: str, tmp_path: Path) ->
         optimizer.step()
     there = dict(model.named_parameters())
     for key, parameter in learned.model.named_parameters():
-        torch.testing.assert_close(parameter, there[key], rtol=1e-5, atol=1e-6, msg=key)
+        torch.testing.assert_close(
+            parameter, there[key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
-@pytest.mark.parametrize("name", ["bert", "xlm_roberta", "modernbert", "distilbert"])
+@pytest.mark.parametrize(
+    "name",
+    ["modernbert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "xlm_roberta", "distilbert"))],
+)
 def test_head_runs_at_labels_only(name: str, tmp_path: Path) -> None:
     watch = Watch()
     learn(mini_of(full_model(name)), tmp_path, name, swahili_tokenizer("bert-cased"), callbacks=[watch])
@@ -205,7 +223,9 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("method", STARTS)
+@pytest.mark.parametrize(
+    "method", [name if name == "auto" else pytest.param(name, marks=pytest.mark.slow) for name in STARTS]
+)
 def test_every_start(method: str, tmp_path: Path) -> None:
     mini, options = mini_of(full_model("bert")), dict(STARTS[method])
     generator = np.random.default_rng(0)
@@ -226,18 +246,16 @@ def test_every_start(method: str, tmp_path: Path) -> None:
 
 
 def test_two_runs_are_equal_and_leave_no_trace(tmp_path: Path) -> None:
-    mini = mini_of(full_model("bert", dropout=True))
+    mini = mini_of(full_model("bert"))
     before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
     first = learn(mini, tmp_path / "a", "bert", method="normal")
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), str(np.random.get_state())) == before[1:]  # noqa: NPY002
     second = learn(mini, tmp_path / "b", "bert", method="normal")
     assert_same_state(state_of(first.model), state_of(second.model))
-    other = learn(mini, tmp_path / "c", "bert", method="normal", seed=1)
-    key = "bert.embeddings.word_embeddings.weight"
-    assert not torch.equal(state_of(first.model)[key], state_of(other.model)[key])
 
 
+@pytest.mark.slow
 def test_the_same_vocabulary_gets_a_table_of_its_own(tmp_path: Path) -> None:
     mini = mini_of(full_model("bert"))
     before = state_of(mini)
@@ -258,6 +276,7 @@ def test_files_only_when_asked(tmp_path: Path) -> None:
     assert [entry["step"] for entry in learned.measures] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_resumes_into_storage_of_its_own(tmp_path: Path) -> None:
     """A checkpoint is loaded in place: one of another body must not be written into the model that was given."""
     mini, options = mini_of(full_model("bert")), {"steps": 4, "evaluations": 2, "method": "normal"}
@@ -281,7 +300,7 @@ def test_report_cost_and_bfloat16(tmp_path: Path) -> None:
     training = learned.extension.report.training
     assert training["cost"] == learned.cost.to_dict()
     assert training["precision"] == "bf16 over float32"
-    assert [stage["stage"] for stage in training["stages"]] == ["embeddings"]
+    assert [stage["stage"] for stage in training["stages"]] == ["embeddings + head"]
     assert learned.tokenizer is learned.extension.tokenizer
 
 
@@ -293,7 +312,7 @@ def test_report_cost_and_bfloat16(tmp_path: Path) -> None:
         ({"stepps": 4}, InvalidOptionError, "no such option"),
         ({"objective": "causal"}, InvalidOptionError, "Take 'masked'"),
         ({"mode": "both"}, InvalidOptionError, "mode is 'both'"),
-        ({"tokenizer": swahili_tokenizer("bert-cased", 300)}, ValueError, "rows"),
+        ({"tokenizer": factories.tokenizer("gpt2")}, TokenizerMismatchError, "more tokens than the model has rows"),
     ],
 )
 def test_wrong_options(options: dict, error: type[Exception], said: str, tmp_path: Path) -> None:
