@@ -298,7 +298,9 @@ def test_half_precision_and_settings_of_generation_are_kept(tmp_path):
 
 def test_a_fresh_process_finds_the_class_by_the_folder_alone(tmp_path):
     joint = joined("bert")
+    joint.primary.config._name_or_path = "/home/someone/bert"
     joint.save_pretrained(tmp_path)
+    assert "someone" not in (tmp_path / "config.json").read_text("utf-8")
     script = (
         "import sys, hf_vocab_extend; from transformers import AutoConfig, AutoModel;"
         "loaded = [name for name in sys.modules if 'mini_model' in name];"

@@ -82,6 +82,13 @@ class MiniJointConfig(PretrainedConfig):
         super().__init__(**options)  # which resets settings of configs that are inside already
         self.primary = primary
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return what is written: without the folder that the full model was loaded from."""
+        fields = super().to_diff_dict()
+        if isinstance(fields.get("primary"), dict):
+            fields["primary"].pop("_name_or_path", None)
+        return fields
+
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """Return the config of the full model that counts tokens and layers."""
         return super().get_text_config(*args, **kwargs) if self.primary is None else main_config(self.primary)
