@@ -105,22 +105,29 @@ def _take_over(task: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Say in the config which id pads, if it does not: classifiers that read the last token look for it there.
+    """Say in the config which id pads: the tokenizer's, else as before, else the one that ends a text.
+
+    Classifiers of causal models look there for the last token of a text. A model whose positions count from its
+    padding id keeps that.
 
     Raises:
-        UnsupportedTokenizerError: If the tokenizer has no token to pad with.
+        UnsupportedTokenizerError: If there is no token to pad with.
     """
     config = model.config.get_text_config()
-    if config.pad_token_id is not None:
-        return
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    pad_id = next((own for own in ids if own is not None), None)
     if pad_id is None:
         raise UnsupportedTokenizerError(
             "Neither the config nor the tokenizer names a token to pad with, and none that ends a text. Set "
             "tokenizer.pad_token to a token that does not occur in texts."
         )
-    config.pad_token_id = pad_id
-    model.config.pad_token_id = pad_id
+    counted = any(
+        "position" in name and isinstance(getattr(module, "padding_idx", None), int)
+        for name, module in model.named_modules()
+    )
+    if config.pad_token_id is None or not counted:
+        config.pad_token_id = pad_id
+        model.config.pad_token_id = pad_id
 
 
 @torch.no_grad()

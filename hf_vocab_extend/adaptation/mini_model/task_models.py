@@ -12,6 +12,7 @@ from ...errors import InvalidOptionError
 from ...evaluation.probe import classification_scores
 from ...evaluation.scoring import evaluating, longest_input
 from ...modeling.slots import alias_clone
+from ...saving import save_model
 from .task_building import set_padding
 from .task_kinds import KINDS, kind_of
 
@@ -138,15 +139,7 @@ class TaskModel:
             OutputFolderError: If the folder cannot be written to.
             VerificationError: If it does not load back equal.
         """
-        from ...saving import SPARE_BYTES, check_output_folder, model_bytes, save_tokenizer, staged_folder
-        from ...verify import verify_folder
-
-        path = check_output_folder(save_directory, model_bytes(self.model) + SPARE_BYTES, overwrite=overwrite)
-        with staged_folder(path) as folder:
-            self.model.save_pretrained(folder)
-            save_tokenizer(self.tokenizer, folder)
-            for note in verify_folder(folder, self.model, self.tokenizer):
-                logger.warning("%s", note)
+        save_model(self.model, self.tokenizer, save_directory, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> TaskModel:
