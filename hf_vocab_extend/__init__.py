@@ -13,10 +13,16 @@ from . import registration
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Cost": "adaptation.cost",
+    "CostMeter": "adaptation.cost",
     "ExtensionReport": "report",
     "InitMethod": "methods.base",
     "LanguageHeads": "modeling.language_heads",
+    "LearnedEmbeddings": "adaptation.mini_model.learning",
+    "MiniJointModel": "adaptation.mini_model.joint",
+    "MiniModelCallback": "adaptation.mini_model.post_training",
     "Stage": "adaptation.stages",
+    "TaskModel": "adaptation.mini_model.task_models",
     "TokenMapping": "mapping",
     "TrainingOptions": "adaptation.training_options",
     "VocabExtension": "result",
@@ -24,7 +30,9 @@ _EXPORTS = {
     "VocabExtensionTrainer": "adaptation.trainer",
     "VocabExtensionTrainerMixin": "adaptation.trainer",
     "bits_per_byte": "evaluation.bits_per_byte",
+    "build_mini_model": "adaptation.mini_model.building",
     "build_plan": "plan",
+    "check_alignment": "adaptation.mini_model.alignment",
     "choose_rank": "surgery.low_rank",
     "distill_parallel": "adaptation.distillation.parallel",
     "distill_tokens": "adaptation.distillation.tokens",
@@ -32,6 +40,7 @@ _EXPORTS = {
     "extend_vocabulary": "extend",
     "factorize_embeddings": "surgery.factorize",
     "factorized_parameter_groups": "surgery.parameter_groups",
+    "learn_embeddings": "adaptation.mini_model.learning",
     "list_methods": "methods",
     "load_adapter": "adaptation.adapter_files",
     "lora_arguments": "adaptation.adapters",
@@ -43,16 +52,31 @@ _EXPORTS = {
     "register_method": "methods",
     "render_card": "hub.card",
     "save_adapter": "adaptation.adapter_files",
+    "train_classifier": "adaptation.mini_model.tasks",
     "train_language_model": "adaptation.training",
+    "train_mini_model": "adaptation.mini_model.post_training",
+    "train_tagger": "adaptation.mini_model.tasks",
+    "training_flops": "adaptation.flops",
+    "transplant_embeddings": "adaptation.mini_model.transplanting",
 }
 
 if TYPE_CHECKING:
     from .adaptation.adapter_files import load_adapter, save_adapter
     from .adaptation.adapters import lora_arguments
     from .adaptation.callback import VocabExtensionCallback
+    from .adaptation.cost import Cost, CostMeter
     from .adaptation.distillation.parallel import distill_parallel
     from .adaptation.distillation.tokens import distill_tokens
+    from .adaptation.flops import training_flops
     from .adaptation.learning_rates import parameter_groups
+    from .adaptation.mini_model.alignment import check_alignment
+    from .adaptation.mini_model.building import build_mini_model
+    from .adaptation.mini_model.joint import MiniJointModel
+    from .adaptation.mini_model.learning import LearnedEmbeddings, learn_embeddings
+    from .adaptation.mini_model.post_training import MiniModelCallback, train_mini_model
+    from .adaptation.mini_model.task_models import TaskModel
+    from .adaptation.mini_model.tasks import train_classifier, train_tagger
+    from .adaptation.mini_model.transplanting import transplant_embeddings
     from .adaptation.replay import mix_replay
     from .adaptation.stages import Stage
     from .adaptation.trainer import VocabExtensionTrainer, VocabExtensionTrainerMixin
@@ -76,10 +100,16 @@ if TYPE_CHECKING:
     from .vocab.merging import merge_tokenizers
 
 __all__ = [
+    "Cost",
+    "CostMeter",
     "ExtensionReport",
     "InitMethod",
     "LanguageHeads",
+    "LearnedEmbeddings",
+    "MiniJointModel",
+    "MiniModelCallback",
     "Stage",
+    "TaskModel",
     "TokenMapping",
     "TrainingOptions",
     "VocabExtension",
@@ -88,7 +118,9 @@ __all__ = [
     "VocabExtensionTrainerMixin",
     "__version__",
     "bits_per_byte",
+    "build_mini_model",
     "build_plan",
+    "check_alignment",
     "choose_rank",
     "distill_parallel",
     "distill_tokens",
@@ -96,6 +128,7 @@ __all__ = [
     "extend_vocabulary",
     "factorize_embeddings",
     "factorized_parameter_groups",
+    "learn_embeddings",
     "list_methods",
     "load_adapter",
     "lora_arguments",
@@ -107,7 +140,12 @@ __all__ = [
     "register_method",
     "render_card",
     "save_adapter",
+    "train_classifier",
     "train_language_model",
+    "train_mini_model",
+    "train_tagger",
+    "training_flops",
+    "transplant_embeddings",
 ]
 
 registration.install()
