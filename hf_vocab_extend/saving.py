@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
+from ._logging import get_logger
 from .errors import InvalidOptionError, OutputFolderError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = get_logger(__name__)
 
 ExtraFiles = Mapping[str, str | os.PathLike[str] | bytes]
 """Relative path in the folder to a file to copy, or to its bytes."""
@@ -165,6 +168,35 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     # Said outright: a model's own class fills a role that the file does not name with a default of its own.
     kept |= {f"{role}_token": None for role in ROLES if getattr(tokenizer, f"{role}_token") is None}
     file.write_text(json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    save_directory: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder that plain ``from_pretrained`` loads, without report and card; complete or not at all.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        save_directory: Where to write.
+        overwrite: Write into a folder that is not empty.
+
+    Raises:
+        OutputFolderError: If the folder cannot be written to.
+        VerificationError: If it does not load back equal.
+    """
+    from .verify import verify_folder
+
+    path = check_output_folder(save_directory, model_bytes(model) + SPARE_BYTES, overwrite=overwrite)
+    with staged_folder(path) as folder:
+        model.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
+        for note in verify_folder(folder, model, tokenizer):
+            logger.warning("%s", note)
 
 
 def check_extra_files(files: ExtraFiles) -> None:

@@ -15,6 +15,8 @@ from .._logging import get_logger
 from .._optional import require
 from ..errors import InvalidOptionError, MissingResourceError
 from ..result import VocabExtension
+from ..saving import save_model
+from .mini_model.record import read_record
 from .objectives import choose_objective
 from .resuming import checkpoint_to_resume
 from .rows import new_row_ids
@@ -97,15 +99,7 @@ class TrainingRun:
         if self.extension is not None:
             self.extension.save_pretrained(save_directory, overwrite=overwrite, **options)
             return
-        from ..saving import check_output_folder, model_bytes, save_tokenizer, staged_folder
-        from ..verify import verify_folder
-
-        path = check_output_folder(save_directory, model_bytes(self.model), overwrite=overwrite)
-        with staged_folder(path) as folder:
-            self.model.save_pretrained(folder)
-            save_tokenizer(self.tokenizer, folder)
-            for note in verify_folder(folder, self.model, self.tokenizer):
-                logger.warning("%s", note)
+        save_model(self.model, self.tokenizer, save_directory, overwrite=overwrite)
 
 
 def train_language_model(
@@ -172,6 +166,11 @@ def train_language_model(
         raise InvalidOptionError(f"documents_apart is for causal models, and this one is trained as '{objective}'.")
     size = chosen.block_size or _block_size(plain, tokenizer)
     data = _data(chosen, objective, size, tokenizer, texts, replay, evaluation)
+    if extension is None and read_record(plain) is None:  # a mini-model has no card, and is measured in its own way
+        logger.warning(
+            "The model is not an extended one (no vocab_extension.json lies beside it): no card and no report are "
+            "written, and bits per byte are not measured."
+        )
     callback = _callback(chosen, objective, extension, data, replay is not None)
     trained, adapter = _with_lora(plain, extension, chosen, objective)
     used_cache = getattr(plain.config, "use_cache", None)  # the Trainer switches it off, and leaves it so
@@ -282,10 +281,6 @@ def _callback(
 ) -> Any:
     """Return the callback of an extended model."""
     if extension is None:
-        logger.warning(
-            "The model is not an extended one (no vocab_extension.json lies beside it): no card and no report are "
-            "written, and bits per byte are not measured."
-        )
         return None
     from .callback import VocabExtensionCallback
 
