@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -44,13 +44,13 @@ class _Donor:
     """Where a table comes from.
 
     Attributes:
-        extension: The extension whose table it is.
+        extension: The extension whose table it is; None if it is still to be learned.
         sites: Its sites.
         record: What its model was made from; None if that is not known.
         source: A model that has the table of the source language, if one is at hand.
     """
 
-    extension: VocabExtension
+    extension: VocabExtension | None
     sites: Sites
     record: MiniRecord | None
     source: PreTrainedModel | None
@@ -94,8 +94,53 @@ def transplant_embeddings(
         >>> full.save_pretrained("out")
     """
     donor = _donor(mini)
-    if donor.extension.model is model:
+    extension = donor.extension
+    assert extension is not None
+    if extension.model is model:
         raise InvalidOptionError("The model is the one that the table was learned on. Give the full model.")
+    fit = _fit(donor, model, allow_moved=allow_moved)
+    notes = _write(model, extension, donor.record, fit)
+    report = _report(model, extension.report, donor.record, find_sites(model, 0), notes)
+    logger.info("%s", report)
+    return VocabExtension(model, extension.tokenizer, extension.mapping, report)
+
+
+def check_transplant(
+    mini: PreTrainedModel | VocabExtension, model: PreTrainedModel, *, allow_moved: bool = False
+) -> None:
+    """Raise if a table that is learned on a mini-model could not be put into a model; to be called before learning.
+
+    Args:
+        mini: What :func:`~.learning.learn_embeddings` shall be given.
+        model: What :func:`transplant_embeddings` shall be given; it is not changed.
+        allow_moved: As there.
+
+    Raises:
+        VocabExtendError: As :func:`transplant_embeddings` does.
+    """
+    if isinstance(mini, VocabExtension):
+        donor = _donor(mini)
+    else:
+        record = read_record(mini) or MiniRecord.of(mini, "full", 0)
+        donor = _Donor(None, find_sites(mini, 0), record, mini)
+    _fit(donor, model, allow_moved=allow_moved)
+
+
+class _Fit(NamedTuple):
+    """How a table goes into a model: its sites, the learned one for each, and the table that it took before."""
+
+    sites: Sites
+    pairs: list[tuple[Site, Site]]
+    plugged: Plugged | None
+
+
+def _fit(donor: _Donor, model: PreTrainedModel, *, allow_moved: bool) -> _Fit:
+    """Return how a table goes into a model.
+
+    Raises:
+        UnsupportedModelError: If a table of the model has no counterpart, or is factorised.
+        VocabExtendError: As :func:`_check_source` does.
+    """
     if rank_of(model) is not None:
         raise UnsupportedModelError("The tables of the model are factorised. Load it with dense tables.")
     sites = find_sites(model, 0)
@@ -104,10 +149,7 @@ def transplant_embeddings(
     if donor.record is not None and not _differing(now, donor.record.source_tables):
         plugged = None  # the mini-model was cut after the model took its table
     _check_source(now, sites, donor, plugged, allow_moved=allow_moved)
-    notes = _write(model, sites, pairs, donor, plugged)
-    report = _report(model, donor, find_sites(model, 0), notes)
-    logger.info("%s", report)
-    return VocabExtension(model, donor.extension.tokenizer, donor.extension.mapping, report)
+    return _Fit(sites, pairs, plugged)
 
 
 def _donor(mini: Any) -> _Donor:
@@ -196,14 +238,18 @@ def _check_source(
         TokenizerMismatchError: If their number of rows differs.
         BaseModelMismatchError: If their values differ.
     """
-    record = donor.record
+    record, extension = donor.record, donor.extension
     if record is None and not allow_moved:
         raise MissingResourceError(
             "The model that the rows were learned on does not say with which tables it was cut, so it is not known "
             "whether they fit this one. Learn on what build_mini_model or MiniJointModel.cut gave, give "
             "learn_embeddings the model and the tokenizer, or pass allow_moved=True."
         )
-    wanted = record.source_vocab_size if record is not None else donor.extension.report.sizes["source_rows"]
+    if record is not None:
+        wanted = record.source_vocab_size
+    else:
+        assert extension is not None
+        wanted = extension.report.sizes["source_rows"]
     n_rows = plugged.source_vocab_size if plugged is not None else sites.n_rows
     if n_rows != wanted:
         raise TokenizerMismatchError(
@@ -220,7 +266,7 @@ def _check_source(
             f"{problem}. Freeze the token tables while fine-tuning, or cut the mini-model from the model as it is "
             "now; allow_moved=True takes the rows all the same."
         )
-    warnings.warn(f"{problem}: check the outputs before you rely on them.", VocabExtendWarning, stacklevel=4)
+    warnings.warn(f"{problem}: check the outputs before you rely on them.", VocabExtendWarning, stacklevel=5)
 
 
 def _moved(
@@ -253,7 +299,8 @@ def _reference(donor: _Donor, record: MiniRecord) -> dict[str, torch.Tensor]:
         hashes = table_hashes(donor.source)
         kept = {role for role, value in hashes.items() if record.source_tables.get(role) == value}
         return {site.role: site.table() for site in find_sites(donor.source, 0) if site.role in kept}
-    if donor.extension.report.mode == "extend":  # the rows of the source's tokens did not train
+    extension = donor.extension
+    if extension is not None and extension.report.mode == "extend":  # the rows of the source's tokens did not train
         return {site.role: site.table()[: record.source_vocab_size] for site in donor.sites}
     return {}
 
@@ -266,29 +313,23 @@ def _distance(site: Site, reference: torch.Tensor) -> str:
     return f"{n_rows} of {len(own)} rows of '{site.name}' differ, by {float(apart.max()):.3g} at most"
 
 
-def _write(
-    model: PreTrainedModel,
-    sites: Sites,
-    pairs: list[tuple[Site, Site]],
-    donor: _Donor,
-    plugged: Plugged | None,
-) -> list[str]:
+def _write(model: PreTrainedModel, extension: VocabExtension, record: MiniRecord | None, fit: _Fit) -> list[str]:
     """Write tables, sizes, positions and token ids, or nothing; return what a reader should know of the ids."""
-    plan = plan_of(donor.extension)
+    sites, pairs, plugged = fit
+    plan = plan_of(extension)
     ids = IdMap(plan)
     counts = {site.field: learned.n_rows - learned.extra for site, learned in pairs}
     tensors: list[torch.Tensor | None] = [
         learned.tensor.detach().to(device=site.tensor.device, dtype=site.tensor.dtype, copy=True)
         for site, learned in pairs
     ]
-    record = donor.record
     with Journal() as journal:
         if plugged is not None:
             take_out(model, sites, plugged, journal)
         before = token_settings(model)
         shift = plan_position_shift(model, sites, ids)
         write_tables(model, sites, tensors, counts=counts, ids=ids, shift=shift, journal=journal)
-        notes = remap_token_ids(model, plan, donor.extension.tokenizer, journal=journal)
+        notes = remap_token_ids(model, plan, extension.tokenizer, journal=journal)
         journal.set_attribute(model, ROWS_IN_USE, plan.n_target)
         source_tables = dict(record.source_tables) if record is not None else {}
         rows = record.source_vocab_size if record is not None else sites.n_rows
@@ -299,9 +340,10 @@ def _write(
     return notes
 
 
-def _report(model: PreTrainedModel, donor: _Donor, sites: Sites, notes: list[str]) -> ExtensionReport:
+def _report(
+    model: PreTrainedModel, report: ExtensionReport, record: MiniRecord | None, sites: Sites, notes: list[str]
+) -> ExtensionReport:
     """Return the report of the full model: the mini-model's, without scores that are not its own."""
-    report, record = donor.extension.report, donor.record
     told = _origin(record, trained=report.training is not None)
     return replace(
         report,
@@ -328,4 +370,4 @@ def _origin(record: MiniRecord | None, *, trained: bool) -> str:
     )
 
 
-__all__ = ["transplant_embeddings"]
+__all__ = ["check_transplant", "transplant_embeddings"]
