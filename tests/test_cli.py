@@ -76,6 +76,9 @@ def test_every_command_has_examples_and_each_parses() -> None:
         "merge",
         "align",
         "distill",
+        "cut",
+        "learn",
+        "transplant",
         "eval",
         "fertility",
         "methods",
@@ -143,7 +146,7 @@ OPTIONS = {
     extend_tokenizer: ("grow", grow_command.OPTIONS),
     merge_tokenizers: ("merge", merge_command.OPTIONS),
     push_folder: ("push", push_command.OPTIONS),
-    VocabExtension.save_pretrained: ("extend", extend_command.SAVE_OPTIONS),
+    VocabExtension.save_pretrained: ("extend", extend_command.FOLDER_OPTIONS),
 }
 
 

@@ -14,8 +14,10 @@ from hf_vocab_extend import TrainingOptions, extend_vocabulary, train_language_m
 from hf_vocab_extend.adaptation.rows import new_row_ids
 from hf_vocab_extend.adaptation.training import _block_size, _check_merges, n_devices
 from hf_vocab_extend.adaptation.training_data import DataOptions, make_training_data
+from hf_vocab_extend.cli.config_file import read_config
 from hf_vocab_extend.cli.main import main
-from hf_vocab_extend.cli.train import _add_config, _summary, read_config
+from hf_vocab_extend.cli.train import _add_config
+from hf_vocab_extend.cli.training import summary
 from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
 
 from .factories import english, gpt2_like, llama3_like, swahili
@@ -152,7 +154,7 @@ def test_the_answer_is_short():
     start = {"bits_per_byte_target": 3.0, "trained_tokens": 0}
     end = {"bits_per_byte_target": 2.5, "trained_tokens": 12345, "seconds": 6.78}
     metrics = {"train_loss": 4.0, "eval_loss": 3.5, "total_flos": 1e15, "eval_samples_per_second": 9.0}
-    assert _summary(Namespace(metrics=metrics, measures=[start, end], steps=1200)) == [
+    assert summary(Namespace(metrics=metrics, measures=[start, end], steps=1200)) == [
         "steps: 1,200",
         "tokens: 12,345",
         "seconds: 6.8",

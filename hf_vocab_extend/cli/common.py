@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from ..methods.base import MethodConfig
     from ..resources.corpus import Corpus
+
+METHOD_OPTIONS = ("mode", "fallback", "languages")
+SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def python_defaults(module: str, function: str) -> dict[str, Any]:
 
     Args:
         module: Module inside this package, for example ``"extend"``.
-        function: Name of a function or dataclass there.
+        function: Name of a function or dataclass there, or of a constant that a call makes: then what it passes.
     """
     source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     if not source.is_file():
@@ -66,6 +70,9 @@ def python_defaults(module: str, function: str) -> dict[str, Any]:
                 for item in fields
                 if isinstance(item.target, ast.Name) and isinstance(item.value, ast.Constant)
             }
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if [target.id for target in node.targets if isinstance(target, ast.Name)] == [function]:
+                return {item.arg: ast.literal_eval(item.value) for item in node.value.keywords if item.arg}
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
     if not nodes:
         return {}
@@ -78,20 +85,23 @@ def python_defaults(module: str, function: str) -> dict[str, Any]:
     return {name.arg: ast.literal_eval(value) for name, value in pairs if isinstance(value, ast.Constant)}
 
 
-def option_adder(parser: ArgumentParser, module: str, function: str) -> Callable[..., None]:
+def option_adder(
+    parser: ArgumentParser, module: str, function: str, changed: tuple[str, str] | None = None
+) -> Callable[..., None]:
     """Return ``add(flag, help, **options)``, which adds an option and shows the default of the Python function.
 
     Args:
         parser: Where to add.
         module: Module of the function that the options go to.
         function: Its name.
+        changed: Module and name of a constant whose values come before these defaults.
     """
-    defaults = python_defaults(module, function)
+    defaults = python_defaults(module, function) | (python_defaults(*changed) if changed else {})
 
     def add(flag: str, text: str, **options: Any) -> None:
         name = options.get("dest", flag.lstrip("-").replace("-", "_"))
         default = defaults.get(name)
-        shown = "" if default in (None, False) else f" (default: {default})"
+        shown = "" if default is None or isinstance(default, bool) else f" (default: {default})"
         parser.add_argument(flag, help=(text + shown).replace("%", "%%"), **options)
 
     return add
@@ -102,13 +112,13 @@ def given(args: Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
-def add_corpus_options(parser: ArgumentParser, *, required: bool) -> None:
-    """Add ``--corpus`` and ``--text-column``."""
+def add_corpus_options(parser: ArgumentParser, *, required: bool, language: str = "the new language") -> None:
+    """Add ``--corpus``, text in a language, and ``--text-column``."""
     parser.add_argument(
         "--corpus",
         required=required,
         metavar="PATH",
-        help="text in the new language: a file (text, .jsonl, .csv, .tsv, .parquet, plain or gzipped), a folder of "
+        help=f"text in {language}: a file (text, .jsonl, .csv, .tsv, .parquet, plain or gzipped), a folder of "
         "such files, '-' for standard input, or a dataset on the Hub (owner/name[:config][@split])",
     )
     parser.add_argument("--text-column", metavar="NAME", help="column or key that holds the text (default: text)")
@@ -119,6 +129,52 @@ def add_trust_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code from the model's own repository (read it first)"
     )
+
+
+def add_method_options(add: Callable[..., None]) -> None:
+    """Add what says how rows are found, with what :func:`option_adder` gave; ``method_config`` reads the first two."""
+    add("--method", "how rows are found: see hf-vocab-extend methods", metavar="NAME")
+    add("--set", "one option of the method; may be repeated", metavar="KEY=VALUE", action="append", dest="assignments")
+    add(
+        "--mode",
+        "extend keeps every source id and row; replace takes the new tokenizer",
+        choices=("extend", "replace"),
+    )
+    add("--fallback", "method for tokens that the method does not cover", metavar="NAME")
+    add("--language", "language code for the card; may be repeated", action="append", dest="languages", metavar="CODE")
+
+
+def add_save_options(parser: ArgumentParser) -> Callable[..., None]:
+    """Add how an extension is saved; return what adds more options of that."""
+    add = option_adder(parser, "result", "save_pretrained")
+    add("--license", "licence for the card (default: what the base model states)", metavar="ID")
+    add("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
+    add("--overwrite", "write into a folder that is not empty", action="store_true")
+    add("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
+    return add
+
+
+@contextmanager
+def errors_name_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Say in errors of the Python functions the flags of the command line.
+
+    Args:
+        flags: What those errors say, and how the same is said here.
+
+    Raises:
+        VocabExtendError: As inside, with another text.
+    """
+    from ..errors import VocabExtendError
+
+    try:
+        yield
+    except VocabExtendError as error:
+        text = str(error)
+        for python, flag in flags.items():
+            text = text.replace(python, flag)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def corpus_of(args: Namespace) -> Corpus | None:

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidOptionError, MissingResourceError, VocabExtendError
+from ..errors import InvalidOptionError, MissingResourceError
 from .common import (
+    SAVE_OPTIONS,
     Answer,
     Command,
     add_corpus_options,
+    add_save_options,
     add_trust_option,
     check_output,
     corpus_of,
+    errors_name_flags,
     given,
     load_model,
     load_tokenizer,
@@ -37,7 +40,6 @@ FLAGS = {
     "columns=": "--pair-columns SOURCE TARGET",
 }
 """What errors of the Python functions say, and how the same is said here."""
-SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "license")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -87,11 +89,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_false",
         dest="next_token",
     )
-    save = option_adder(parser, "result", "save_pretrained")
-    save("--license", "licence for the card (default: what the base model states)", metavar="ID")
-    save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
-    save("--overwrite", "write into a folder that is not empty", action="store_true")
-    save("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
+    add_save_options(parser)
     add_trust_option(parser)
 
 
@@ -101,15 +99,8 @@ def run(args: Namespace) -> Answer:
     Raises:
         VocabExtendError: As the Python functions do.
     """
-    try:
+    with errors_name_flags(FLAGS):
         return _run(args)
-    except VocabExtendError as error:
-        text = str(error)
-        for python, flag in FLAGS.items():
-            text = text.replace(python, flag)
-        if text == str(error):
-            raise
-        raise type(error)(text) from error
 
 
 def _run(args: Namespace) -> Answer:

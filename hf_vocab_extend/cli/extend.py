@@ -7,9 +7,13 @@ from pathlib import Path
 
 from ..errors import InvalidOptionError
 from .common import (
+    METHOD_OPTIONS,
+    SAVE_OPTIONS,
     Answer,
     Command,
     add_corpus_options,
+    add_method_options,
+    add_save_options,
     add_trust_option,
     check_output,
     corpus_of,
@@ -22,8 +26,8 @@ from .common import (
 )
 from .pairs import add_lexical_options, add_parallel_options, lexical_resources, parallel_of
 
-CALL_OPTIONS = ("mode", "fallback", "factorize", "pad_to_multiple_of", "seed", "device", "languages")
-SAVE_OPTIONS = ("max_shard_size", "overwrite", "verify", "factorized", "license")
+CALL_OPTIONS = (*METHOD_OPTIONS, "factorize", "pad_to_multiple_of", "seed", "device")
+FOLDER_OPTIONS = (*SAVE_OPTIONS, "factorized")
 
 
 def rank_or_share(text: str) -> int | float:
@@ -44,16 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_lexical_options(parser)
     add = option_adder(parser, "extend", "extend_vocabulary")
     add("--tokenizer", "the model's own tokenizer, if it does not lie beside the model", metavar="NAME")
-    add("--method", "how rows are found: see hf-vocab-extend methods", metavar="NAME")
+    add_method_options(add)
     add("--config", 'JSON file with options of the method, and perhaps its name as "method"', metavar="FILE")
-    add("--set", "one option of the method; may be repeated", metavar="KEY=VALUE", action="append", dest="assignments")
     add("--sources", 'JSON file that names sources of single tokens: {"token": "text"}', metavar="FILE")
-    add(
-        "--mode",
-        "extend keeps every source id and row; replace takes the new tokenizer",
-        choices=("extend", "replace"),
-    )
-    add("--fallback", "method for tokens that the method does not cover", metavar="NAME")
     add(
         "--factorize",
         "keep the tables as products of this rank, or of the rank that keeps this share, if below 1",
@@ -63,13 +60,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--pad-to-multiple-of", "round the number of rows up", type=int, metavar="N")
     add("--seed", "seed of all randomness", type=int, metavar="N")
     add("--device", "where heavy arithmetic runs, for example cuda", metavar="NAME")
-    add("--language", "language code for the card; may be repeated", action="append", dest="languages", metavar="CODE")
-    save = option_adder(parser, "result", "save_pretrained")
-    save("--license", "licence for the card (default: what the base model states)", metavar="ID")
-    save("--max-shard-size", "largest size of one file of weights", metavar="SIZE")
-    save("--overwrite", "write into a folder that is not empty", action="store_true")
+    save = add_save_options(parser)
     save("--factorized", "write the two matrices of --factorize instead of their product", action="store_true")
-    save("--no-verify", "do not load the folder again to compare", action="store_false", dest="verify")
     add_trust_option(parser)
 
 
@@ -99,7 +91,7 @@ def run(args: Namespace) -> Answer:
     new_tokenizer = load_tokenizer(args.new_tokenizer, trust_remote_code=trust)
     model = load_model(args.model, trust_remote_code=trust)
     extension = extend_vocabulary(model, new_tokenizer, tokenizer=tokenizer, corpus=corpus, **options)
-    extension.save_pretrained(output, extra_files=side_files(args.model), **given(args, SAVE_OPTIONS))
+    extension.save_pretrained(output, extra_files=side_files(args.model), **given(args, FOLDER_OPTIONS))
     saved = str(Path(args.output_dir))
     text = f"{extension.report}\n\nSaved to {saved}, with its card in {Path(saved) / 'README.md'}"
     return Answer({"output_dir": saved, "report": extension.report.to_dict()}, text)

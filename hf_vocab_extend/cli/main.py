@@ -17,7 +17,24 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import VocabExtendError
-from . import align, card, demo, distill, evaluate, extend, fertility, grow, merge, methods, plan, push, train
+from . import (
+    align,
+    card,
+    cut,
+    demo,
+    distill,
+    evaluate,
+    extend,
+    fertility,
+    grow,
+    learn,
+    merge,
+    methods,
+    plan,
+    push,
+    train,
+    transplant,
+)
 from .common import Answer, Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -28,6 +45,9 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     align.COMMAND,
     distill.COMMAND,
+    cut.COMMAND,
+    learn.COMMAND,
+    transplant.COMMAND,
     evaluate.COMMAND,
     fertility.COMMAND,
     methods.COMMAND,
