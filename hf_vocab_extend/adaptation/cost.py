@@ -251,7 +251,7 @@ class CostMeter(TrainerCallback):
     def _give_up(self, reason: str) -> None:
         """Count no FLOPs any more."""
         self._why_not = reason
-        logger.warning("FLOPs of the training are not counted: %s", reason)
+        logger.warning("The FLOPs of this training are not known: %s", reason)
 
     def _watched(self, take: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that takes the batches of a step and notes their sizes."""

@@ -259,8 +259,8 @@ class _Watch(TorchDispatchMode):
         weights = [self._names[id(item)] for item in tensors if id(item) in self._names]
         of_weights = f" with '{weights[0]}'" if weights else ""
         raise UnsupportedModelError(
-            f"The model computes {func}{of_weights}, whose FLOPs are not counted: only matrix products and attention "
-            "are (no convolutions, recurrences, quantised or custom kernels)."
+            f"The model computes {func}{of_weights}, which is no matrix product: what convolutions, recurrences, "
+            "quantised and custom kernels cost is not counted."
         )
 
 
@@ -318,7 +318,7 @@ def _inputs(plain: Any, batch_size: int, length: int, labelled: int | None) -> d
     ordinary = ordinary[ordinary < size]
     draws = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(0))
     ids = ordinary[draws].to(device)
-    known = inspect.signature(plain.forward).parameters
+    known = inspect.signature(type(plain).forward).parameters  # launchers wrap that of the object
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "use_cache" in known:
         inputs["use_cache"] = False
