@@ -51,6 +51,9 @@ from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 CODES = ("sw", "hi", "de")
 STARTS = ("random", "trans_tokenization")
 ROUTES = ("standard", "minipost", "minijoint")
+FINISHED = ("minipost+", "minijoint+")
+FINISH = 0.2
+"""Share of the arithmetic that the routes with a plus spend at the end on the full model."""
 MASKED, HELD_OUT_BYTES, WARMUP = 0.15, 20_000, 0.03
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Where the held-out text is scored, as shares of the arithmetic."""
@@ -81,7 +84,7 @@ class Family:
     rates: dict[tuple[str, str], float]
 
 
-RATES = {(start, route): 1e-3 for start in STARTS for route in ROUTES} | {("random", "standard"): 3e-3}
+RATES = {(start, route): 1e-3 for start in STARTS for route in (*ROUTES, "finish")} | {("random", "standard"): 3e-3}
 FAMILIES = {
     "deep": Family("deep", "joint", 4, 2, 600, 200, 8_000, RATES),
     "minilm": Family("minilm", "minilm", 3, 1, 100, 60, 16_000, RATES),
@@ -90,7 +93,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One way to learn one table."""
+    """One way to learn one table; with a plus after the route, the full model is trained on at the end."""
 
     family: str
     code: str
@@ -103,16 +106,22 @@ class Run:
         """Name of its file."""
         return f"{self.family}-{self.code}-{self.start}-{self.route}-{self.seed}"
 
+    @property
+    def base(self) -> str:
+        """The route without the finish on the full model."""
+        return self.route.removesuffix("+")
+
 
 def all_runs(seeds: int) -> list[Run]:
     """Return the runs, one seed after the other."""
     return [
         Run(family, code, start, route, seed)
         for seed in range(seeds)
+        for routes in (ROUTES, FINISHED)
         for family in FAMILIES
         for code in CODES
         for start in STARTS
-        for route in ROUTES
+        for route in routes
     ]
 
 
@@ -259,7 +268,7 @@ class Bench:
 
     def start(self, run: Run) -> Any:
         """Extend the model that is learned through."""
-        language, model = self.languages[run.code], self.learner(run.family, run.route)
+        language, model = self.languages[run.code], self.learner(run.family, run.base)
         source = vocabulary_tables(model)[0].parameter.detach().clone()
         extension = extend_vocabulary(
             model,
@@ -289,36 +298,43 @@ class Bench:
         began = time.perf_counter()
         extension = self.start(run)
         seconds_start = time.perf_counter() - began
-        base = extension if run.route == "standard" else None
-        full = transplant_embeddings(extension, self.primary(run.family, run.route)) if base is None else extension
-        per_step = self.flops(extension.model)
-        standard = per_step if base else self.flops(full.model)
-        steps = max(2, round(own.steps * self.scale * standard / per_step))
+        full = extension
+        if run.route != "standard":
+            full = transplant_embeddings(extension, self.primary(run.family, run.base))
         lines = list(language.text)
         random.Random(run.seed).shuffle(lines)
-        wanted = {round(share * steps) for share in SHARES}
         texts = held_out(self.data, language.name)
-        curve = Curve(extension.model, full.model, full.tokenizer, texts, wanted)
-        rate = own.rates[run.start, run.route]
-        learned = learn_embeddings(
-            extension, None, lines, self.work / "trainer" / run.name, self.options(steps, rate, run.seed),
-            callbacks=[curve],
-        )  # fmt: skip
+        budget = own.steps * self.scale * self.flops(full.model)
+        shares = [(extension, 1.0)] if run.base == run.route else [(extension, 1 - FINISH), (full, FINISH)]
+        points, costs = [], []
+        for learner, share in shares:
+            steps = max(2, round(share * budget / self.flops(learner.model)))
+            rate = own.rates[run.start, run.base if learner is extension else "finish"]
+            curve = Curve(learner.model, full.model, full.tokenizer, texts, {round(at * steps) for at in SHARES})
+            learned = learn_embeddings(
+                learner, None, lines, self.work / "trainer" / run.name, self.options(steps, rate, run.seed),
+                callbacks=[curve],
+            )  # fmt: skip
+            spent = sum((cost.flops for cost in costs), 0), sum(cost.seconds for cost in costs)
+            cost = learned.cost
+            for step, (score, seconds) in sorted(curve.points.items())[bool(costs) :]:
+                points.append((spent[0] + step * cost.flops / cost.steps, spent[1] + seconds, score, step))
+            costs.append(cost)
+            lines = lines[::-1]
         learned.save_pretrained(self.work / "tables" / run.name, overwrite=True)
-        points = sorted(curve.points)
         return {
             "family": run.family,
             "language": run.code,
             "start": run.start,
             "route": run.route,
             "seed": run.seed,
-            "steps": points,
-            "bits_per_byte": [round(curve.points[step][0], 5) for step in points],
-            "seconds": [round(curve.points[step][1], 2) for step in points],
-            "flops_per_step": learned.cost.flops / learned.cost.steps,
-            "cost": learned.cost.to_dict(),
+            "flops": [round(point[0]) for point in points],
+            "seconds": [round(point[1], 2) for point in points],
+            "bits_per_byte": [round(point[2], 5) for point in points],
+            "steps": [cost.steps for cost in costs],
+            "cost": sum(costs).to_dict(),
             "seconds_start": round(seconds_start, 1),
-            "learning_rate": rate,
+            "learning_rate": own.rates[run.start, run.base],
         }
 
     def task_model(self, family: str, route: str, task: str) -> Any:

@@ -16,8 +16,20 @@ from training_report import steps_to
 FAMILIES = {"deep": "ModernBERT, 12 layers of width 192", "minilm": "all-MiniLM-L6-v2, 6 layers of width 384"}
 LANGUAGES = {"sw": "Swahili", "hi": "Hindi", "de": "German"}
 STARTS = ("random", "trans_tokenization")
-ROUTES = {"standard": "standard", "minipost": "MiniPost", "minijoint": "MiniJoint"}
-COLORS = {"standard": "tab:gray", "minipost": "tab:blue", "minijoint": "tab:red"}
+ROUTES = {
+    "standard": "standard",
+    "minipost": "MiniPost",
+    "minipost+": "MiniPost, full at the end",
+    "minijoint": "MiniJoint",
+    "minijoint+": "MiniJoint, full at the end",
+}
+COLORS = {
+    "standard": "tab:gray",
+    "minipost": "tab:blue",
+    "minipost+": "tab:cyan",
+    "minijoint": "tab:red",
+    "minijoint+": "tab:orange",
+}
 TERA = 1e12
 
 Cell = dict[str, Any]
@@ -34,7 +46,7 @@ def chosen(done: dict[str, Cell], family: str, code: str, start: str) -> dict[st
 
 def curve(runs: list[Cell]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return teraflops, seconds and bits per byte, means over seeds."""
-    flops = np.asarray(runs[0]["steps"]) * runs[0]["flops_per_step"] / TERA
+    flops = np.asarray(runs[0]["flops"]) / TERA
     return flops, np.mean([run["seconds"] for run in runs], 0), np.mean([run["bits_per_byte"] for run in runs], 0)
 
 
@@ -66,8 +78,9 @@ def rows_of(done: dict[str, Cell], family: str, ratios: dict[tuple[str, str], li
                     reached[0] = "never" if by_flops is None else f"{by_flops:.1f}"
                     reached[1], reached[2] = ratio(goal[0][-1], by_flops), ratio(goal[1][-1], by_seconds)
                     ratios.setdefault((route, start), []).append(goal[0][-1] / by_flops if by_flops else float("nan"))
+                steps = " + ".join(map(str, found[route][0]["steps"]))
                 lines.append(
-                    f"| {language} | {start} | {name} | {len(found[route])} | {found[route][0]['steps'][-1]} "
+                    f"| {language} | {start} | {name} | {len(found[route])} | {steps} "
                     f"| {values[0]:.3f} | {half:.3f} | {values[-1]:.3f} | {flops[-1]:.1f} | {seconds[-1]:.0f} "
                     f"| {' | '.join(reached)} |"
                 )
