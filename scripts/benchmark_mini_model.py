@@ -4,12 +4,12 @@
     python scripts/benchmark_mini_model.py --data DATA --models reference --work runs --out mini_model.md
     python scripts/benchmark_mini_model.py ... --shard 0/2 & python scripts/benchmark_mini_model.py ... --shard 1/2
 
-Two primary models, three languages, two starts, three routes. A route learns a new embedding table on the text of a
-language with the body frozen: through the whole model (standard), through its bottom layers and a few new ones
-(MiniPost), or through the bottom layers of a model that was trained with a second head (MiniJoint). Each run may
-spend the same arithmetic. On the way the table is put into the full model, and held-out text is scored there. Then the
-tables are swapped into task models that have seen English labels only. Each run is kept in a file of its own, so that
-the table goes on where it was stopped.
+Two primary models, three languages, two starts, four routes. A route learns a new embedding table on the text of a
+language with the body frozen: through the whole model (standard), through its bottom layers and a few new ones that
+were trained on English text (MiniPost) or to imitate the full model (imitation), or through the bottom layers of a
+model that was trained with a second head (MiniJoint). Each run may spend the same arithmetic. On the way the table is
+put into the full model, and held-out text is scored there. Then the tables are swapped into task models that have
+seen English labels only. Each run is kept in a file of its own, so that the table goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -50,10 +50,7 @@ from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 
 CODES = ("sw", "hi", "de")
 STARTS = ("random", "trans_tokenization")
-ROUTES = ("standard", "minipost", "minijoint")
-FINISHED = ("minipost+", "minijoint+")
-FINISH = 0.2
-"""Share of the arithmetic that the routes with a plus spend at the end on the full model."""
+ROUTES = ("standard", "minipost", "imitation", "minijoint")
 MASKED, HELD_OUT_BYTES, WARMUP = 0.15, 20_000, 0.03
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Where the held-out text is scored, as shares of the arithmetic."""
@@ -78,22 +75,22 @@ class Family:
     joint: str
     bottom: int
     new: int
-    post_steps: int
+    post_steps: dict[str, int]
     steps: int
     vocabulary: int
     rates: dict[tuple[str, str], float]
 
 
-RATES = {(start, route): 1e-3 for start in STARTS for route in (*ROUTES, "finish")} | {("random", "standard"): 3e-3}
+RATES = {(start, route): 1e-3 for start in STARTS for route in ROUTES} | {("random", "standard"): 3e-3}
 FAMILIES = {
-    "deep": Family("deep", "joint", 4, 2, 600, 200, 8_000, RATES),
-    "minilm": Family("minilm", "minilm", 3, 1, 100, 60, 16_000, RATES),
+    "deep": Family("deep", "joint", 4, 2, {"minipost": 600, "imitation": 400}, 200, 8_000, RATES),
+    "minilm": Family("minilm", "minilm", 3, 1, {"minipost": 100, "imitation": 100}, 40, 16_000, RATES),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One way to learn one table; with a plus after the route, the full model is trained on at the end."""
+    """One way to learn one table."""
 
     family: str
     code: str
@@ -106,22 +103,16 @@ class Run:
         """Name of its file."""
         return f"{self.family}-{self.code}-{self.start}-{self.route}-{self.seed}"
 
-    @property
-    def base(self) -> str:
-        """The route without the finish on the full model."""
-        return self.route.removesuffix("+")
-
 
 def all_runs(seeds: int) -> list[Run]:
     """Return the runs, one seed after the other."""
     return [
         Run(family, code, start, route, seed)
         for seed in range(seeds)
-        for routes in (ROUTES, FINISHED)
         for family in FAMILIES
         for code in CODES
         for start in STARTS
-        for route in routes
+        for route in ROUTES
     ]
 
 
@@ -219,27 +210,27 @@ class Bench:
             return self.primary(family, route)
         if route == "minijoint":
             return copy.deepcopy(MiniJointModel.from_pretrained(self.models / own.joint).cut())
-        return AutoModelForMaskedLM.from_pretrained(self.post(family))
+        return AutoModelForMaskedLM.from_pretrained(self.post(family, route))
 
-    def post(self, family: str) -> Path:
+    def post(self, family: str, route: str) -> Path:
         """Return the folder of MiniPost's mini-model; it is trained on English at the first call."""
-        own, folder = FAMILIES[family], self.work / f"minipost-{family}"
+        own, folder = FAMILIES[family], self.work / f"{route}-{family}"
         if (folder / "facts.json").is_file():
             return folder
         full, tokenizer = self.primary(family, "standard"), self.source_tokenizer(family)
         mini = build_mini_model(full, own.bottom, own.new, seed=0)
         text = list(dict.fromkeys(line for code in ("sw", "hi") for line in self.languages[code].english_text))
         random.Random(0).shuffle(text)
-        steps = max(2, round(own.post_steps * self.scale))
+        steps = max(2, round(own.post_steps[route] * self.scale))
         options = self.options(steps, 2e-3 if family == "deep" else 1e-3, 0, lr_scheduler_type="cosine")
         trained = train_mini_model(
-            mini, text, self.work / f"post-{family}", options, model=full, tokenizer=tokenizer,
-            texts=held_out(self.data, "eng_Latn"),
+            mini, text, self.work / f"post-{route}-{family}", options, model=full, tokenizer=tokenizer,
+            texts=held_out(self.data, "eng_Latn"), imitate=route == "imitation",
         )  # fmt: skip
         mini.save_pretrained(folder)
         facts = {"alignment": trained.alignment.to_dict(), "cost": trained.cost.to_dict()}
         (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-        print(f"minipost-{family}", json.dumps(facts), flush=True)
+        print(f"{route}-{family}", json.dumps(facts), flush=True)
         return folder
 
     def options(self, steps: int, rate: float, seed: int, **more: Any) -> TrainingOptions:
@@ -268,7 +259,7 @@ class Bench:
 
     def start(self, run: Run) -> Any:
         """Extend the model that is learned through."""
-        language, model = self.languages[run.code], self.learner(run.family, run.base)
+        language, model = self.languages[run.code], self.learner(run.family, run.route)
         source = vocabulary_tables(model)[0].parameter.detach().clone()
         extension = extend_vocabulary(
             model,
@@ -300,27 +291,19 @@ class Bench:
         seconds_start = time.perf_counter() - began
         full = extension
         if run.route != "standard":
-            full = transplant_embeddings(extension, self.primary(run.family, run.base))
+            full = transplant_embeddings(extension, self.primary(run.family, run.route))
         lines = list(language.text)
         random.Random(run.seed).shuffle(lines)
         texts = held_out(self.data, language.name)
-        budget = own.steps * self.scale * self.flops(full.model)
-        shares = [(extension, 1.0)] if run.base == run.route else [(extension, 1 - FINISH), (full, FINISH)]
-        points, costs = [], []
-        for learner, share in shares:
-            steps = max(2, round(share * budget / self.flops(learner.model)))
-            rate = own.rates[run.start, run.base if learner is extension else "finish"]
-            curve = Curve(learner.model, full.model, full.tokenizer, texts, {round(at * steps) for at in SHARES})
-            learned = learn_embeddings(
-                learner, None, lines, self.work / "trainer" / run.name, self.options(steps, rate, run.seed),
-                callbacks=[curve],
-            )  # fmt: skip
-            spent = sum((cost.flops for cost in costs), 0), sum(cost.seconds for cost in costs)
-            cost = learned.cost
-            for step, (score, seconds) in sorted(curve.points.items())[bool(costs) :]:
-                points.append((spent[0] + step * cost.flops / cost.steps, spent[1] + seconds, score, step))
-            costs.append(cost)
-            lines = lines[::-1]
+        steps = max(2, round(own.steps * self.scale * self.flops(full.model) / self.flops(extension.model)))
+        rate = own.rates[run.start, run.route]
+        wanted = {round(share * steps) for share in SHARES}
+        curve = Curve(extension.model, full.model, full.tokenizer, texts, wanted)
+        learned = learn_embeddings(
+            extension, None, lines, self.work / "trainer" / run.name, self.options(steps, rate, run.seed),
+            callbacks=[curve],
+        )  # fmt: skip
+        cost, points = learned.cost, sorted(curve.points)
         learned.save_pretrained(self.work / "tables" / run.name, overwrite=True)
         return {
             "family": run.family,
@@ -328,13 +311,13 @@ class Bench:
             "start": run.start,
             "route": run.route,
             "seed": run.seed,
-            "flops": [round(point[0]) for point in points],
-            "seconds": [round(point[1], 2) for point in points],
-            "bits_per_byte": [round(point[2], 5) for point in points],
-            "steps": [cost.steps for cost in costs],
-            "cost": sum(costs).to_dict(),
+            "steps": points,
+            "flops": [round(step * cost.flops / cost.steps) for step in points],
+            "seconds": [round(curve.points[step][1], 2) for step in points],
+            "bits_per_byte": [round(curve.points[step][0], 5) for step in points],
+            "cost": cost.to_dict(),
             "seconds_start": round(seconds_start, 1),
-            "learning_rate": own.rates[run.start, run.base],
+            "learning_rate": rate,
         }
 
     def task_model(self, family: str, route: str, task: str) -> Any:
@@ -382,9 +365,10 @@ class Bench:
             if file.is_file():
                 found[name] = json.loads(file.read_text("utf-8"))
         for family in FAMILIES:
-            file = self.work / f"minipost-{family}" / "facts.json"
-            if file.is_file():
-                found[f"minipost-{family}"] = json.loads(file.read_text("utf-8"))
+            for route in ("minipost", "imitation"):
+                file = self.work / f"{route}-{family}" / "facts.json"
+                if file.is_file():
+                    found[f"{route}-{family}"] = json.loads(file.read_text("utf-8"))
         return found
 
 

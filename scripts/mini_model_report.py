@@ -19,16 +19,14 @@ STARTS = ("random", "trans_tokenization")
 ROUTES = {
     "standard": "standard",
     "minipost": "MiniPost",
-    "minipost+": "MiniPost, full at the end",
+    "imitation": "MiniPost, imitating",
     "minijoint": "MiniJoint",
-    "minijoint+": "MiniJoint, full at the end",
 }
 COLORS = {
     "standard": "tab:gray",
     "minipost": "tab:blue",
-    "minipost+": "tab:cyan",
+    "imitation": "tab:green",
     "minijoint": "tab:red",
-    "minijoint+": "tab:orange",
 }
 TERA = 1e12
 
@@ -78,9 +76,8 @@ def rows_of(done: dict[str, Cell], family: str, ratios: dict[tuple[str, str], li
                     reached[0] = "never" if by_flops is None else f"{by_flops:.1f}"
                     reached[1], reached[2] = ratio(goal[0][-1], by_flops), ratio(goal[1][-1], by_seconds)
                     ratios.setdefault((route, start), []).append(goal[0][-1] / by_flops if by_flops else float("nan"))
-                steps = " + ".join(map(str, found[route][0]["steps"]))
                 lines.append(
-                    f"| {language} | {start} | {name} | {len(found[route])} | {steps} "
+                    f"| {language} | {start} | {name} | {len(found[route])} | {found[route][0]['steps'][-1]} "
                     f"| {values[0]:.3f} | {half:.3f} | {values[-1]:.3f} | {flops[-1]:.1f} | {seconds[-1]:.0f} "
                     f"| {' | '.join(reached)} |"
                 )

@@ -146,7 +146,7 @@ def test_a_mini_model_learns_text(tmp_path: Path) -> None:
     model, own = full("llama")
     mini, text = build_mini_model(model, 2, 1), english(40)[:12]
     before = check_alignment(mini, model, own, text).gap
-    options = SHORT | {"steps": 40, "learning_rate": 2e-2, "held_out": 0}
+    options = SHORT | {"steps": 40, "learning_rate": 2e-2, "held_out": 0, "imitate": False}
     trained = train_mini_model(
         mini, text, tmp_path, model=model, tokenizer=own, texts=text, training_arguments=CPU, **options
     )
@@ -245,6 +245,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert moved(part, values(whole)) == set()
     assert moved(model, before) == set()
+
+
+def test_a_checkpoint_of_another_model_is_not_written_into_the_full_model(tmp_path: Path) -> None:
+    """The Trainer loads in place; bottom layers that were trained on since, under frozen tables, would be lost."""
+    model, own = full("bert")
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer_of(build_mini_model(model, 2, 1), own, tmp_path, MiniModelCallback(model), **options).train()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias.add_(1)
+    mini, before = build_mini_model(model, 2, 1), values(model)
+    resumed = trainer_of(mini, own, tmp_path, MiniModelCallback(model), **options | {"max_steps": 4})
+    with pytest.raises(BaseModelMismatchError, match="output.dense.bias"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert moved(model, before) == set()
+    shared = dict(model.named_parameters())
+    apart = [name for name, item in mini.named_parameters() if item.data_ptr() != shared[name].data_ptr()]
+    assert all(name.startswith(("bert.encoder.layer.2.", "cls.predictions.transform.")) for name in apart)
 
 
 def test_saving_keeps_the_record(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from ..replay import hold_out
 from ..tables import plain_model
 from ..training import TrainingRun, train_language_model
 from .alignment import Alignment, check_alignment
+from .imitation import Imitation
 from .learning import DEFAULTS, head_at_labels
 from .random_state import random_state_kept
-from .trained_part import digest, same_values, trained_parameters
+from .trained_part import Apart, digest, same_values, trained_parameters
 
 if TYPE_CHECKING:
     from transformers import (
@@ -69,6 +70,7 @@ class MiniModelCallback(TrainerCallback):
         *,
         texts: Sequence[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        imitate: bool = False,
         **options: Any,
     ) -> None:
         """Set up; nothing is read or changed yet.
@@ -78,22 +80,29 @@ class MiniModelCallback(TrainerCallback):
             texts: Held-out documents in the source language: how well both models predict them is measured at each
                 evaluation of the Trainer and at the end of training, and logged.
             tokenizer: Their tokenizer; by default the Trainer's.
+            imitate: Train the new layers to give what the full model gives, instead of the Trainer's own loss; see
+                :class:`~.imitation.Imitation`.
             options: Options of :func:`~.alignment.check_alignment`, such as ``passes=1``.
 
         Raises:
-            InvalidOptionError: If there are texts and no model, or no text among them.
+            InvalidOptionError: If there are texts and no model, or no text among them, or no model to imitate.
         """
+        if imitate and model is None:
+            raise InvalidOptionError("There is no full model to imitate. Give model=.")
         if texts is not None and (model is None or isinstance(texts, str) or not any(texts)):
             raise InvalidOptionError(
                 "Texts are a list of documents, on which the mini-model is measured against the full one. Give both "
                 "texts= and model=."
             )
         self._model, self._tokenizer, self._options = model, tokenizer, options
+        self._imitate = imitate
+        self._imitation: Imitation | None = None
         self._texts = None if texts is None else list(texts)
         self.alignments: list[dict[str, float]] = []
         self.alignment: Alignment | None = None
         self._flags: dict[nn.Parameter, bool] = {}
         self._digests: dict[str, str] = {}
+        self._apart = Apart({})
         self._guard: Guard | None = None
 
     def on_init_end(
@@ -110,6 +119,8 @@ class MiniModelCallback(TrainerCallback):
         trained = trained_parameters(mini)
         self._check_pair(mini, set(trained))
         self._set_flags(mini, trained)
+        self._apart.back()
+        self._apart = Apart({name: item for name, item in mini.named_parameters() if name not in trained})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -127,6 +138,7 @@ class MiniModelCallback(TrainerCallback):
                 "That nothing shared moves is checked on whole weights. Launch without FSDP and DeepSpeed (plain "
                 "torchrun)."
             )
+        self._apart.check_back()
         mini = plain_model(kwargs["model"])
         trained = trained_parameters(mini)
         self._check_pair(mini, set(trained))
@@ -136,6 +148,10 @@ class MiniModelCallback(TrainerCallback):
             self._guard = Guard(trainer, self.restore)
             self._digests = {name: digest(item) for name, item in mini.named_parameters() if not item.requires_grad}
             self.alignments, self.alignment = [], None
+            if self._imitate and self._model is not None:
+                device: Any = next(mini.parameters()).device
+                self._model.to(device)
+                self._imitation = Imitation(mini, self._model)
         except BaseException:
             self.restore()
             raise
@@ -172,9 +188,13 @@ class MiniModelCallback(TrainerCallback):
 
     def restore(self) -> None:
         """Give ``requires_grad`` back as it was; values stay. Called at the end of training, also by an error."""
+        if self._imitation is not None:
+            self._imitation.remove()
+            self._imitation = None
         if self._guard is not None:
             self._guard.release()
             self._guard = None
+        self._apart.back()
         for parameter, flag in self._flags.items():
             parameter.requires_grad_(flag)
         self._flags, self._digests = {}, {}
@@ -300,13 +320,16 @@ def train_mini_model(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: Sequence[str] | None = None,
+    imitate: bool | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **changes: Any,
 ) -> MiniTraining:
     """Train the new layers of a mini-model on source-language text; it is trained in place.
 
-    The objective is that of the model's class; masked models compute logits at masked positions only. What the
-    mini-model shares with the full model stays bitwise as it is, which is checked.
+    With the full model at hand the new layers learn to give what it gives (:class:`~.imitation.Imitation`): tables
+    that are learned on such a mini-model fit the full one better. With ``imitate=False`` they learn to predict the
+    text, as in Marchisio et al. 2023. Masked models compute logits at masked positions only. What the mini-model
+    shares with the full model stays bitwise as it is, which is checked.
 
     Args:
         mini: What :func:`~.building.build_mini_model` gave.
@@ -314,14 +337,16 @@ def train_mini_model(
             :func:`~hf_vocab_extend.resources.corpus.open_corpus` reads.
         work_folder: Where the Trainer writes; checkpoints only with ``evaluations``.
         options: How to train; by default a learning rate of 7e-4 and no evaluations on the way.
-        model: The full model, to measure against.
+        model: The full model, to imitate and to measure against.
         tokenizer: Its tokenizer; by default that of ``config._name_or_path``.
         texts: Documents in the source language to measure on; by default ``held_out`` lines of the corpus.
+        imitate: Whether to imitate the full model; by default if ``model`` is given. The Trainer's losses are then
+            distances from it.
         callbacks: More callbacks for the Trainer.
         changes: Options that differ from ``options``.
 
     Returns:
-        The run, with alignment (if ``model`` is given) and cost.
+        The run, with alignment (if ``model`` is given) and cost, the full model's forward passes included.
 
     Raises:
         InvalidOptionError: If an option is out of range, says what trains, or nothing of the model trains.
@@ -342,7 +367,10 @@ def train_mini_model(
     if texts is None and model is not None and chosen.held_out:
         evaluation, corpus = hold_out(corpus, chosen.held_out, seed=chosen.seed)
         texts = evaluation
-    callback = MiniModelCallback(model, texts=texts if model is not None else None, tokenizer=tokenizer)
+    imitate = model is not None if imitate is None else imitate
+    callback = MiniModelCallback(
+        model, texts=texts if model is not None else None, tokenizer=tokenizer, imitate=imitate
+    )
     meter = CostMeter()
     objective = choose_objective(mini, chosen.objective)
     with random_state_kept(), _as_it_was(mini, callback), head_at_labels(mini, objective):
