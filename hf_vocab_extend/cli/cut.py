@@ -30,6 +30,8 @@ LEARNING = "adaptation.mini_model.learning"
 JOINT = "mini_joint"
 """``model_type`` of a model with two heads."""
 LAYERS = ("num_layers", "new_layers")
+GIVEN = ("corpus", "imitate", *LAYERS, *TRAINING_OPTIONS)
+"""What has no meaning where nothing is trained."""
 FLAGS = {
     "num_layers": "--layers",
     "new_layers": "--new-layers",
@@ -49,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = add_training_options(parser, output="MINI", changed=(LEARNING, "DEFAULTS"))
     add("--eval-corpus", "text to measure on, like --corpus; by default lines are held out", metavar="PATH")
     add("--tokenizer", "the model's own tokenizer, if it does not lie beside the model", metavar="NAME")
+    add(
+        "--no-imitation",
+        "train the new layers to predict the text, not to give what the full model gives",
+        action="store_false",
+        dest="imitate",
+    )
     add("--overwrite", "write into a folder that is not empty", action="store_true")
     add_trust_option(parser)
 
@@ -93,7 +101,9 @@ def _cut_and_train(args: Namespace, output: Path) -> Answer:
     tokenizer, model = _load(args)
     mini = build_mini_model(model, **given(args, LAYERS), seed=options.seed)
     with kept_for_resuming(args, output) as work, contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its log
-        trained = train_mini_model(mini, corpus, work, options, model=model, tokenizer=tokenizer, texts=texts)
+        trained = train_mini_model(
+            mini, corpus, work, options, model=model, tokenizer=tokenizer, texts=texts, **given(args, ("imitate",))
+        )
         trained.save_pretrained(output, **given(args, ("overwrite",)))
     if not trained.run.is_main:
         sys.exit(0)  # the main process alone answers
@@ -103,8 +113,8 @@ def _cut_and_train(args: Namespace, output: Path) -> Answer:
 
 def _cut_joint(args: Namespace, output: Path) -> Answer:
     """Cut at the second head, where nothing is left to train."""
-    flags = {"num_layers": "layers", "pack": "no-packing"}
-    useless = [flags.get(name, name).replace("_", "-") for name in given(args, ("corpus", *LAYERS, *TRAINING_OPTIONS))]
+    flags = {"num_layers": "layers", "pack": "no-packing", "imitate": "no-imitation"}
+    useless = [flags.get(name, name).replace("_", "-") for name in given(args, GIVEN)]
     if useless:
         raise InvalidOptionError(
             f"The model was trained with two heads, so its mini-model is cut as it is, and "
