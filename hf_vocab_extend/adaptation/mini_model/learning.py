@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import TrainerCallback
 
 from ..._logging import get_logger
@@ -26,6 +25,7 @@ from ..training import train_language_model
 from ..training_options import TrainingOptions
 from .random_state import random_state_kept
 from .record import MiniRecord, read_record, table_hashes, write_record
+from .trained_part import Apart
 
 if TYPE_CHECKING:
     from transformers import (
@@ -183,8 +183,8 @@ def learn_embeddings(
         extension = _start(mini, new_tokenizer, text, begin)
     chosen = replace(chosen, objective=objective, stages=_STAGES[extension.report.mode])
     ours: list[Any] = [meter := CostMeter()]
-    if chosen.resume and source is not None:
-        ours.append(_BodyApart(extension.model, source))
+    if chosen.resume:
+        ours.append(_BodyApart(extension.model))
     with random_state_kept(), _only_tables_train(extension.model), head_at_labels(extension.model, objective):
         run = train_language_model(extension, text, work_folder, chosen, callbacks=[*ours, *callbacks])
     assert run.extension is not None
@@ -274,36 +274,22 @@ def _own_tables(model: PreTrainedModel, source: PreTrainedModel) -> None:
 
 
 class _BodyApart(TrainerCallback):
-    """Keeps what a resumed run loads, which goes into the model's storage, away from the model that was given."""
+    """Keeps what a resumed run loads, which goes into the model's storage, away from models that share its body."""
 
-    def __init__(self, model: PreTrainedModel, source: PreTrainedModel) -> None:
-        """Give a model storage of its own where it shares that of another."""
-        given = dict(source.named_parameters())
-        self._pairs = [
-            (name, parameter, given[name])
-            for name, parameter in model.named_parameters()
-            if name in given and parameter.data_ptr() == given[name].data_ptr()
-        ]
-        for _, parameter, _ in self._pairs:
-            parameter.data = parameter.data.clone()
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Give the body of a model storage of its own."""
+        tables = {id(item) for table in vocabulary_tables(model) for item in (table.parameter, *table.projections)}
+        self._apart = Apart({name: item for name, item in model.named_parameters() if id(item) not in tables})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Share it again, if the checkpoint had the same values.
+        """Share it again.
 
         Raises:
-            BaseModelMismatchError: If it did not.
+            BaseModelMismatchError: If the checkpoint had other values.
         """
-        for name, parameter, given in self._pairs:
-            if not torch.equal(parameter, given.to(parameter.device)):
-                raise BaseModelMismatchError(
-                    f"The checkpoint to resume from has another body than the model that was given ('{name}' "
-                    "differs). Give the mini-model with which the run began, or another work folder."
-                )
-        for _, parameter, given in self._pairs:
-            if parameter.device == given.device:
-                parameter.data = given.data
+        self._apart.check_back()
 
 
 @contextmanager

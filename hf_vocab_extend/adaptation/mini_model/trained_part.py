@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,4 +78,38 @@ def same_values(own: torch.Tensor, other: torch.Tensor) -> bool:
     return own.shape == other.shape and torch.equal(own, other.to(own.device, own.dtype))
 
 
-__all__ = ["digest", "same_values", "trained_parameters"]
+class Apart:
+    """Keeps what a Trainer loads from a checkpoint, in place, out of storage that a model shares with another."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Give parameters that do not train storage of their own, for as long as a checkpoint may be loaded."""
+        self._given = [(name, parameter, parameter.data) for name, parameter in parameters.items()]
+        for _, parameter, values in self._given:
+            parameter.data = values.clone()
+
+    def back(self) -> str | None:
+        """Give them the shared storage back; return the name of one that has other values by now, None if none has."""
+        found = None
+        for name, parameter, values in self._given:
+            if not same_values(values, parameter.data):
+                found = found or name
+            if parameter.device == values.device and parameter.shape == values.shape:
+                parameter.data = values
+        self._given = []
+        return found
+
+    def check_back(self) -> None:
+        """Give them the shared storage back.
+
+        Raises:
+            BaseModelMismatchError: If a checkpoint had other values than the model that was given.
+        """
+        found = self.back()
+        if found is not None:
+            raise BaseModelMismatchError(
+                f"The checkpoint to resume from has another body than the model that was given ('{found}' differs). "
+                "Give the model with which the run began, or another work folder."
+            )
+
+
+__all__ = ["Apart", "digest", "same_values", "trained_parameters"]
