@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ import torch
 from ._logging import get_logger
 from .auto_class import find_auto_class
 from .errors import VerificationError
-from .evaluation.scoring import evaluating
+from .evaluation.scoring import evaluating, own_type
 from .saving import ROLES
 
 if TYPE_CHECKING:
@@ -263,7 +261,7 @@ def _shared(tensors: dict[str, torch.Tensor]) -> set[frozenset[str]]:
 def _compare_outputs(own: PreTrainedModel, other: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Run three sequences through both models."""
     ids = _sequences(tokenizer).to(own.device)
-    with evaluating(own), evaluating(other), _own_type(own):
+    with evaluating(own), evaluating(other), own_type(own):
         try:
             expected = _forward(own, ids)
         except Exception as error:  # a model that needs images or sound has no output on token ids alone
@@ -279,21 +277,6 @@ def _compare_outputs(own: PreTrainedModel, other: PreTrainedModel, tokenizer: Pr
             "config did not survive; compare model.config with the saved config.json."
         )
     return []
-
-
-@contextmanager
-def _own_type(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in the weights' type: a Trainer with bf16 or fp16 leaves its wrapper (accelerate's) on the forward."""
-    wrapped = vars(model).get("forward")
-    plain = vars(model).get("_original_forward")
-    if wrapped is None or plain is None:
-        yield
-        return
-    vars(model)["forward"] = plain
-    try:
-        yield
-    finally:
-        vars(model)["forward"] = wrapped
 
 
 def _sequences(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from .models import build
@@ -46,3 +48,12 @@ def seen_states(model: PreTrainedModel, layers: torch.nn.ModuleList, ids: torch.
     for hook in hooks:
         hook.remove()
     return Seen(states, output)
+
+
+def computed_in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, with what a Trainer with ``bf16`` leaves on its forward."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # one for a process, whatever ran in it before
+    try:
+        return Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -18,7 +18,7 @@ from hf_vocab_extend.prepare import ROWS_IN_USE
 from hf_vocab_extend.surgery.factorize import factorize_embeddings
 
 from .factories import bert_uncased_like, english, llama3_like, swahili, tokenizer, xlmr_like
-from .mini_models import deep, seen_states
+from .mini_models import computed_in_bfloat16, deep, seen_states
 from .models import build, logits
 
 MODELS = [
@@ -103,6 +103,17 @@ def test_without_new_layers_it_is_the_model_cut_by_hand(name):
     expected = logits(cut_by_hand(model, 2), IDS)
     assert torch.equal(logits(build_mini_model(model, 2, 0), IDS), expected)
     assert torch.equal(logits(build_mini_model(model, 4, 0), IDS), logits(model, IDS))
+
+
+def test_a_model_that_a_trainer_computed_in_bfloat16_is_cut_in_its_own_type():
+    model = deep("llama")
+    plain = build_mini_model(model, 2, 1)
+    computed_in_bfloat16(model)
+    before = vars(model)["forward"]
+    mini = build_mini_model(model, 2, 1)
+    assert vars(model)["forward"] is before, "the wrapper is the caller's: it stays"
+    ids = torch.arange(5, 13)[None]
+    assert torch.equal(logits(mini, ids), logits(plain, ids))
 
 
 def test_new_layers_begin_as_the_class_begins_by_the_seed_alone():

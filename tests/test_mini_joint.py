@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, BertConfig, TrainingArguments
@@ -19,6 +20,7 @@ from hf_vocab_extend.adaptation.mini_model.record import read_record, table_hash
 from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError
 
 from .adapting import V, trainer_for
+from .mini_models import computed_in_bfloat16
 from .models import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,6 +90,24 @@ def test_each_head_is_that_of_an_ordinary_model_to_the_bit(name):
     torch.testing.assert_close(both.loss, (full.loss + small.loss) / 2, rtol=1e-6, atol=0)
     assert not torch.equal(both.logits, both.mini_logits)
     assert type(mini) is type(joint.primary)
+
+
+@pytest.mark.parametrize("unwrapped", [True, False])
+def test_heads_stand_on_a_model_that_a_trainer_computed_in_bfloat16(unwrapped):
+    """It leaves a forward bound to that model, which a view must not call: both heads would be the first."""
+    model, inputs = deep("llama"), batch("llama")
+    expected = MiniJointModel.from_model(copy.deepcopy(model), 2).eval()(**inputs)
+    computed_in_bfloat16(model)
+    if unwrapped:
+        extract_model_from_parallel(model, keep_fp32_wrapper=False)
+    before = vars(model)["forward"]
+    joint = MiniJointModel.from_model(model, 2).eval()
+    assert vars(model)["forward"] is before, "the wrapper is the caller's: it stays"
+    both = joint(**inputs)
+    close = {"rtol": 1e-6, "atol": 1e-6} if unwrapped else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(both.logits, expected.logits, **close)
+    torch.testing.assert_close(both.mini_logits, expected.mini_logits, **close)
+    assert not torch.allclose(expected.logits, expected.mini_logits, **close)
 
 
 @pytest.mark.parametrize("tied", [True, False])

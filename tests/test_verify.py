@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
@@ -26,6 +25,7 @@ from hf_vocab_extend.errors import VerificationError
 from hf_vocab_extend.vocab.backend import read_json, rebuild
 
 from .factories import TOKENIZERS, tokenizer
+from .mini_models import computed_in_bfloat16
 from .stub_extension import make_bert, make_extension, saved_with
 from .tiny_models import SMALL, make_llama, n_rows, special_ids
 
@@ -198,7 +198,7 @@ def test_a_model_that_a_trainer_computed_in_bfloat16_is_saved_and_compared_in_it
     model.bert.encoder.layer[0].intermediate.dense.weight.data.mul_(50)  # so that rounding shows
     ids = torch.arange(8)[None]
     exact = model.eval()(input_ids=ids).logits
-    wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    wrapped = computed_in_bfloat16(model)
     assert not torch.equal(wrapped(input_ids=ids).logits, exact)
     extension.save_pretrained(tmp_path / "out")
     assert not torch.equal(wrapped(input_ids=ids).logits, exact), "the wrapper is the caller's: it stays"

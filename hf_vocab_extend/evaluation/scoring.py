@@ -81,6 +81,21 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def own_type(model: torch.nn.Module) -> Iterator[None]:
+    """Compute in the weights' type: a Trainer with bf16 or fp16 leaves its wrapper (accelerate's) on the forward."""
+    wrapped = vars(model).get("forward")
+    plain = vars(model).get("_original_forward")
+    if wrapped is None or plain is None:
+        yield
+        return
+    vars(model)["forward"] = plain
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = wrapped
+
+
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the longest input of a model in tokens, special tokens included; None if nothing limits it."""
     config = model.config.get_text_config()

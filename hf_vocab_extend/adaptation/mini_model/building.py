@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...errors import InvalidOptionError, UnsupportedModelError
-from ...evaluation.scoring import evaluating
+from ...evaluation.scoring import evaluating, own_type
 from .layers import LayerStack, find_layer_stack, probe_inputs, set_layer_count, watching
 from .random_state import random_state_kept
 from .record import FIELD, MiniRecord, write_record
@@ -160,7 +160,7 @@ def check_same_states(
     """
     seen = []
     for each, its_layers in ((model, layers), (mini, mini_layers)):
-        with evaluating(each), watching(its_layers) as states:
+        with evaluating(each), own_type(each), watching(its_layers) as states:
             each(**probe_inputs(each))
         seen.append(dict(states))
     for index in range(n_layers):

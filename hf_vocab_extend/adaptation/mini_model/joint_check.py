@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import UnsupportedModelError
-from ...evaluation.scoring import evaluating
+from ...evaluation.scoring import evaluating, own_type
 from .layers import probe_inputs
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_heads(joint: MiniJointModel) -> None:
         return
     inputs = {**probe_inputs(joint.model), "return_dict": True}
     name, mini = type(joint.model).__name__, joint.cut()
-    with evaluating(joint), evaluating(mini):
+    with evaluating(joint), evaluating(mini), own_type(joint.model):
         ids = inputs["input_ids"]
         everywhere = joint(input_ids=ids)
         for found, model, whose in (

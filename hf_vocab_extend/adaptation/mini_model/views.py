@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -50,6 +51,9 @@ def _shallow(module: nn.Module) -> nn.Module:
     made = module.__new__(type(module))
     vars(made).update(vars(module))
     vars(made).update(_modules=dict(module._modules), _parameters=dict(module._parameters))
+    forward: Any = vars(module).get("forward")  # a Trainer with bf16 leaves one there, bound to its model
+    if getattr(forward, "__self__", None) is module:
+        vars(made)["forward"] = MethodType(forward.__func__, made)
     return made
 
 
