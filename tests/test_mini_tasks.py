@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -230,6 +231,19 @@ def test_what_a_masked_head_and_a_classifier_share_is_taken_over() -> None:
     assert torch.equal(task.head.dense.weight, model.head.dense.weight)
     assert torch.equal(task.head.norm.weight, model.head.norm.weight)
     assert task.head.dense.weight.data_ptr() != model.head.dense.weight.data_ptr()
+
+
+def test_a_pooler_that_taggers_have_not_is_left_out() -> None:
+    model, own = primary("bert")
+    body = BertModel(model.config).eval()
+    assert body.pooler is not None
+    task = make_task_model(body, own, KINDS["tagging"], ("a", "b")).eval()
+    ids = torch.tensor([[5, 9, 17, 8]])
+    with torch.no_grad():
+        assert torch.equal(task.bert(input_ids=ids)[0], body(input_ids=ids)[0])
+    body.another = torch.nn.Linear(2, 2)
+    with pytest.raises(UnsupportedModelError, match=r"no place for another\.weight"):
+        make_task_model(body, own, KINDS["tagging"], ("a", "b"))
 
 
 def test_without_validation_nothing_is_picked_and_with_it_the_first_best_epoch(tmp_path: Path) -> None:
