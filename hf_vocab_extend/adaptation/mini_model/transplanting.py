@@ -266,7 +266,7 @@ def _check_source(
             f"{problem}. Freeze the token tables while fine-tuning, or cut the mini-model from the model as it is "
             "now; allow_moved=True takes the rows all the same."
         )
-    warnings.warn(f"{problem}: check the outputs before you rely on them.", VocabExtendWarning, stacklevel=5)
+    warnings.warn(f"{problem}: check the outputs before you rely on them.", VocabExtendWarning, stacklevel=4)
 
 
 def _moved(
