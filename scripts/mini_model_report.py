@@ -147,6 +147,25 @@ def plot(path: Path, done: dict[str, Cell]) -> bool:
     return True
 
 
+def notes(facts: dict[str, Any]) -> list[str]:
+    """Say what was done once, before any language."""
+    lines = []
+    for name, fact in facts.items():
+        if "alignment" in fact:
+            own, full = (fact["alignment"][which]["bits_per_byte"] for which in ("mini", "full"))
+            lines.append(
+                f"- The mini-model `{name}`: {fact['cost']['steps']} steps on English, once, "
+                f"{fact['cost']['flops'] / TERA:.1f} TFLOP, {fact['cost']['seconds']:.0f} s; held-out English "
+                f"{own:.3f} bits per byte, the full model {full:.3f}."
+            )
+        else:
+            lines.append(
+                f"- The model `{name}`: {fact['parameters']:,} parameters, trained on {fact['tokens']:,} tokens of "
+                f"English in {fact['seconds']:.0f} s, last loss {fact['last_loss']:.2f}."
+            )
+    return lines
+
+
 def write_report(out: Path, done: dict[str, Cell], tasks: dict[str, Cell], facts: dict[str, Any]) -> None:
     """Write the report, the plot and all figures beside each other."""
     kept = {"models": facts, "runs": [done[name] for name in sorted(done)], "tasks": tasks}
@@ -163,7 +182,7 @@ def write_report(out: Path, done: dict[str, Cell], tasks: dict[str, Cell], facts
         "route ends. `random`: every row but the special tokens' is drawn anew, as in the paper.",
         "",
         f"- {datetime.now():%Y-%m-%d}, {versions}.",
-        *(f"- {fact}" for fact in facts.get("notes", ())),
+        *notes(facts),
     ]
     ratios: dict[tuple[str, str], list[float]] = {}
     for family, title in FAMILIES.items():
