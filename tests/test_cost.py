@@ -14,13 +14,15 @@ from transformers import TrainingArguments
 from hf_vocab_extend import VocabExtensionCallback
 from hf_vocab_extend.adaptation import cost as cost_module
 from hf_vocab_extend.adaptation.cost import COST_FILE, Cost, CostMeter
-from hf_vocab_extend.adaptation.flops import training_flops
+from hf_vocab_extend.adaptation.flops import flop_profile, training_flops
 from hf_vocab_extend.adaptation.peak_memory import PeakMemory
 from hf_vocab_extend.errors import InvalidOptionError
 from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 
 from .adapting import examples, extended, trainer_for
 from .models import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_cost(**changes: object) -> Cost:
@@ -94,10 +96,8 @@ def test_every_batch_counts_as_it_is(tmp_path: Path) -> None:
     assert meter.cost.steps == trainer.state.global_step == 3
     assert meter.cost.tokens == sum(shape.numel() for shape in shapes)
     assert meter.cost.labelled_tokens == sum(labels)
-    steps = [
-        training_flops(model, batch_size=rows, length=length, labelled_share=n / (rows * length))
-        for (rows, length), n in zip(shapes, labels, strict=True)
-    ]
+    profile = flop_profile(model, length=6)
+    steps = [profile.at(*shape, n) for shape, n in zip(shapes, labels, strict=True)]
     assert meter.cost.flops == sum(step.total for step in steps)
     assert meter.cost.flops_by_part["head"] == sum(step.by_part["head"] for step in steps)
     assert sum(meter.cost.flops_by_part.values()) == meter.cost.flops
@@ -234,7 +234,7 @@ def _slow(method: object, now: list[float], seconds: float) -> object:
 
 
 def test_peak_memory_begins_anew() -> None:
-    size = 200 * 2**20
+    size = 64 * 2**20
     torch.ones(size, dtype=torch.int8)
     memory = PeakMemory(torch.device("cpu"))
     before = memory.peak()
