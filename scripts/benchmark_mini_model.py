@@ -70,6 +70,7 @@ class Family:
         steps: Steps of the standard route.
         vocabulary: Tokens of a language's own tokenizer.
         rates: Learning rate of the table by start and route; found on Swahili's dev file with 60 steps.
+        topic_epochs: Passes over the labelled documents.
     """
 
     plain: str
@@ -80,12 +81,13 @@ class Family:
     steps: int
     vocabulary: int
     rates: dict[tuple[str, str], float]
+    topic_epochs: int
 
 
 RATES = {(start, route): 1e-3 for start in STARTS for route in ROUTES} | {("random", "standard"): 3e-3}
 FAMILIES = {
-    "deep": Family("deep", "joint", 4, 2, {"minipost": 600, "imitation": 400}, 200, 8_000, RATES),
-    "minilm": Family("minilm", "minilm", 3, 1, {"minipost": 100, "imitation": 100}, 40, 16_000, RATES),
+    "deep": Family("deep", "joint", 4, 2, {"minipost": 600, "imitation": 400}, 200, 8_000, RATES, 8),
+    "minilm": Family("minilm", "minilm", 3, 1, {"minipost": 100, "imitation": 100}, 40, 16_000, RATES, 3),
 }
 
 
@@ -328,8 +330,8 @@ class Bench:
         if not folder.is_dir():
             model, tokenizer = self.primary(family, route), self.source_tokenizer(family)
             examples, train = TASKS[task](self.data, "eng_Latn.train"), TRAINERS[task]
-            options = {"batch_size": 16, "seed": 0, "learning_rate": 2e-4, "training_arguments": QUIET}
-            epochs = 8 if task == "topic" else 2
+            options = {"batch_size": 16, "seed": 0, "learning_rate": 2e-4, "bf16": True, "training_arguments": QUIET}
+            epochs = own.topic_epochs if task == "topic" else 2
             made = train(model, tokenizer, examples[:3000], self.work / "trainer" / task, epochs=epochs, **options)
             made.save_pretrained(folder)
         return TaskModel.from_pretrained(folder)
