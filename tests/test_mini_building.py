@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hf_vocab_extend import bits_per_byte, extend_vocabulary
 from hf_vocab_extend.adaptation.mini_model.alignment import check_alignment
 from hf_vocab_extend.adaptation.mini_model.building import build_mini_model, check_same_states
 from hf_vocab_extend.adaptation.mini_model.layers import find_layer_stack, set_layer_count
-from hf_vocab_extend.adaptation.mini_model.record import read_record, table_hashes
+from hf_vocab_extend.adaptation.mini_model.record import bottom_moved, read_record, table_hashes
 from hf_vocab_extend.errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
 from hf_vocab_extend.prepare import ROWS_IN_USE
 from hf_vocab_extend.surgery.factorize import factorize_embeddings
@@ -95,6 +96,33 @@ def test_the_bottom_is_shared_and_the_top_is_its_own(name, tied, tmp_path):
     assert read_record(again) == read_record(mini)
     assert (read_record(mini).kind, read_record(mini).bottom_layers, read_record(mini).new_layers) == ("post", 2, 1)
     assert table_hashes(again) == read_record(mini).source_tables == table_hashes(model)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "gemma3"])
+def test_bottom_layers_are_known_again_and_moved_ones_found_out(name, tmp_path):
+    model = deep(name)
+    mini = build_mini_model(model, 2, 1)
+    record, layers = read_record(mini), find_layer_stack(model).modules
+    mini.save_pretrained(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        again = type(mini).from_pretrained(tmp_path, dtype=dtype)
+        assert not bottom_moved(again, read_record(again))
+    assert not bottom_moved(copy.deepcopy(model).to(torch.bfloat16), record)
+    last = [next(layers[index].parameters()) for index in (2, 1)]
+    with torch.no_grad():
+        last[0].flatten()[-1] += 1
+        next(mini.get_submodule(record.layers_path)[2].parameters()).add_(1)
+        model.get_input_embeddings().weight[3] += 1
+    assert not bottom_moved(model, record)
+    assert not bottom_moved(mini, record)
+    with torch.no_grad():
+        last[1].flatten()[-1] += 1
+    assert bottom_moved(model, record)
+    assert bottom_moved(mini, record)  # one storage
+    assert not bottom_moved(mini, dataclasses.replace(record, layers_path=None, bottom_hash=None))
+    for field in ("layers_path", "bottom_hash"):  # a record of before
+        del mini.config.mini_model[field]
+    assert read_record(mini).bottom_hash is None
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert", "gpt2", "gemma3"])

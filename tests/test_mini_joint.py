@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, TrainingArguments
 
 import hf_vocab_extend  # noqa: F401  (tells the Auto classes)
 from hf_vocab_extend.adaptation.mini_model.joint import MiniJointConfig, MiniJointModel
-from hf_vocab_extend.adaptation.mini_model.record import read_record, table_hashes
+from hf_vocab_extend.adaptation.mini_model.record import bottom_moved, read_record, table_hashes
 from hf_vocab_extend.errors import InvalidOptionError, UnsupportedModelError
 
 from .adapting import V, trainer_for
@@ -355,6 +355,17 @@ def test_the_primary_and_the_cut_are_ordinary_checkpoints(tmp_path):
     assert (record.source_vocab_size, record.width) == (V, joint.primary.config.hidden_size)
     assert record.source_tables == table_hashes(joint.primary)
     assert read_record(joint.primary) is None
+    assert not bottom_moved(loaded, record)
+    with torch.no_grad():
+        joint.primary.bert.encoder.layer[LAYER - 1].output.dense.bias[0] += 1
+    assert bottom_moved(mini, record)
+
+
+def test_the_cut_does_not_remember_what_was_put_into_the_primary():
+    joint = joined("bert")
+    joint.primary.config.mini_model = {"plugged": {"of": "another"}}
+    assert "plugged" not in joint.cut().config.mini_model
+    assert joint.primary.config.mini_model == {"plugged": {"of": "another"}}
 
 
 @pytest.mark.parametrize("name", DEEP)

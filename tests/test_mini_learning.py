@@ -21,6 +21,7 @@ from hf_vocab_extend.errors import (
     InvalidOptionError,
     TokenizerMismatchError,
     UnsupportedModelError,
+    VocabExtendWarning,
 )
 
 from . import factories
@@ -309,7 +310,8 @@ def test_report_cost_and_bfloat16(tmp_path: Path) -> None:
     [
         ({"stages": "embeddings_first"}, InvalidOptionError, "stages is 'embeddings_first'"),
         ({"lora": 4}, InvalidOptionError, "lora is 4"),
-        ({"stepps": 4}, InvalidOptionError, "no such option"),
+        ({"stepps": 4}, InvalidOptionError, "learn_embeddings has no such option: stepps"),
+        ({"steps": "4"}, InvalidOptionError, "of the wrong type"),
         ({"objective": "causal"}, InvalidOptionError, "Take 'masked'"),
         ({"mode": "both"}, InvalidOptionError, "mode is 'both'"),
         ({"tokenizer": factories.tokenizer("gpt2")}, TokenizerMismatchError, "more tokens than the model has rows"),
@@ -348,3 +350,48 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(BaseModelMismatchError, match=r"\(input\) are not those with which it was cut"):
         learn(mini, tmp_path, "bert")
     assert_same_state(state_of(mini), before)
+
+
+def test_bottom_layers_that_moved_are_told(tmp_path: Path) -> None:
+    """They are the full model's own storage, over which the new layers were trained."""
+    full = full_model("bert")
+    mini = mini_of(full)
+    with torch.no_grad():
+        full.bert.encoder.layer[0].output.dense.bias[0] += 1
+    with pytest.warns(VocabExtendWarning, match="The 1 bottom layers of this mini-model") as told:
+        learned = learn(mini, tmp_path, "bert")
+    assert Path(told[0].filename).name == "mini_learning.py"
+    assert "float16" not in str(told[0].message)
+    with pytest.warns(VocabExtendWarning, match="bottom layers of this mini-model"):
+        learn(learned.extension, tmp_path, "bert", method="auto", tokenizer=None)
+
+
+def test_rounding_to_float16_is_named(tmp_path: Path) -> None:
+    mini = mini_of(full_model("bert"))
+    with pytest.raises(BaseModelMismatchError, match="load it in float32 or bfloat16"):
+        learn(mini.to(torch.float16), tmp_path, "bert")
+    with pytest.raises(BaseModelMismatchError, match="load it in float32 or bfloat16"):
+        learn(mini.to(torch.float32), tmp_path, "bert")
+
+
+def test_an_extension_is_checked_before_it_trains(tmp_path: Path) -> None:
+    full, old = full_model("bert"), source_tokenizer("bert")
+    twice = extend_vocabulary(
+        started(mini_of(full)).model, old, "normal", tokenizer=swahili_tokenizer(), mode="replace"
+    )
+    with pytest.raises(TokenizerMismatchError, match=r"started from \d+ rows, and its mini-model was cut with \d+"):
+        learn(twice, tmp_path, "bert", old, method="auto", tokenizer=None)
+    grown = extend_tokenizer(old, factories.swahili(), 60)
+    full.resize_token_embeddings(len(old))  # rows without a token would go to new ones
+    mini, options = mini_of(full), {"method": "auto", "tokenizer": None}
+    extension = extend_vocabulary(mini, grown, "subword", tokenizer=old, mode="extend")
+    learned = learn(extension, tmp_path, "bert", grown, **options)
+    with torch.no_grad():
+        learned.model.get_input_embeddings().weight[-1] += 1
+    learn(extension, tmp_path, "bert", grown, **options)
+    with torch.no_grad():
+        learned.model.get_input_embeddings().weight[7] += 1
+    before = state_of(learned.model)
+    with pytest.raises(BaseModelMismatchError, match=r"first \d+ rows of this extension \(input\)"):
+        learn(extension, tmp_path, "bert", grown, **options)
+    assert_same_state(state_of(learned.model), before)

@@ -21,12 +21,14 @@ from hf_vocab_extend.adaptation.mini_model.alignment import check_alignment
 from hf_vocab_extend.adaptation.mini_model.building import build_mini_model
 from hf_vocab_extend.adaptation.mini_model.post_training import MiniModelCallback, train_mini_model
 from hf_vocab_extend.adaptation.mini_model.record import read_record, write_record
+from hf_vocab_extend.adaptation.training import train_language_model
 from hf_vocab_extend.errors import (
     BaseModelMismatchError,
     InvalidOptionError,
     MissingResourceError,
     UnsupportedModelError,
     VerificationError,
+    VocabExtendWarning,
 )
 
 from .factories import english, tokenizer
@@ -364,12 +366,48 @@ def test_a_table_that_moved_since_the_cut_is_refused(tmp_path: Path) -> None:
         train_mini_model(mini, LINES, tmp_path, model=model, tokenizer=own)
 
 
+def test_bottom_layers_that_moved_are_told(tmp_path: Path) -> None:
+    model, own = full("bert")
+    mini = build_mini_model(model, 2, 1)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.bias[0] += 1
+    with pytest.warns(VocabExtendWarning, match="The 2 bottom layers of this mini-model") as told:
+        train_mini_model(mini, LINES, tmp_path, tokenizer=own, training_arguments=CPU, **SHORT)
+    assert told[0].filename == __file__
+
+
+def test_an_interrupted_training_leaves_no_trace(tmp_path: Path) -> None:
+    model, own = full("llama")
+    before, ids = flags(model), torch.tensor([[5, 9, 30, 17]])
+    expected = model(ids).logits
+
+    def fail(it: Any) -> None:
+        assert "_original_forward" in vars(it)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_language_model(
+            model,
+            LINES,
+            tmp_path,
+            tokenizer=own,
+            bf16=True,
+            training_arguments=CPU,
+            callbacks=[Meddler(fail)],
+            **SHORT,
+        )
+    assert model.config.use_cache
+    assert "_original_forward" not in vars(model)
+    assert flags(model) == before
+    assert torch.equal(model.eval()(ids).logits, expected)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
         ({"stages": "embeddings"}, InvalidOptionError, "stages is 'embeddings'"),
         ({"lora": 4}, InvalidOptionError, "lora is 4"),
-        ({"stepz": 4}, InvalidOptionError, "no such option"),
+        ({"stepz": 4}, InvalidOptionError, "train_mini_model has no such option: stepz"),
         ({"tokenizer": None}, MissingResourceError, "tokenizer="),
     ],
 )

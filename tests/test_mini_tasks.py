@@ -416,6 +416,8 @@ BAD: dict[str, Bad] = {
     "no words": ("tagging", [(["x", "y"], ["a", "b"]), ([], [])], {}, InvalidTableError, "Example 1 has no text"),
     "text first": ("classification", [(text, label) for label, text in TOPICS], {}, InvalidOptionError, "label first"),
     "epochs": ("classification", TOPICS, {"epochs": 0}, InvalidOptionError, "epochs is 0"),
+    "typo": ("classification", TOPICS, {"typo": 1}, InvalidOptionError, "train_classifier has no such option: typo"),
+    "typo of tags": ("tagging", TAGGED, {"typo": 1}, InvalidOptionError, "train_tagger has no such option: typo"),
     "warmup": ("classification", TOPICS, {"warmup": 2.0}, InvalidOptionError, "warmup is 2.0"),
     "validation": ("tagging", TAGGED, {"validation": [(["x"], [])]}, InvalidTableError, "1 words and 0 tags"),
 }

@@ -273,6 +273,39 @@ def test_a_failure_in_the_middle_takes_everything_back(monkeypatch: pytest.Monke
     assert full.config.to_dict() == config
 
 
+def test_a_failure_in_the_report_takes_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, learned = full_model("bert"), donor()
+    before, config = state_of(full), full.config.to_dict()
+    monkeypatch.setattr("hf_vocab_extend.adaptation.mini_model.transplanting.hub_name", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        transplant_embeddings(learned, full)
+    assert_same_state(state_of(full), before)
+    assert full.config.to_dict() == config
+
+
+def test_bottom_layers_of_a_language_model_that_moved_are_told() -> None:
+    """Those of a task model move while it is fine-tuned, which nothing is said of."""
+    full = full_model("bert")
+    with torch.no_grad():
+        full.bert.encoder.layer[2].output.dense.bias[0] += 1  # above what the mini-model shares
+    transplant_embeddings(donor(), copy.deepcopy(full))
+    with torch.no_grad():
+        full.bert.encoder.layer[0].output.dense.bias[0] += 1
+    transplant_embeddings(donor(), task_model(full))
+    with pytest.warns(VocabExtendWarning, match="The 1 bottom layers of the model") as told:
+        transplant_embeddings(donor(), full)
+    assert told[0].filename == __file__
+    assert torch.equal(full.get_input_embeddings().weight, donor().model.get_input_embeddings().weight)
+
+
+def test_rounding_to_float16_is_named() -> None:
+    with pytest.raises(BaseModelMismatchError, match="load it in float32 or bfloat16"):
+        transplant_embeddings(donor(), full_model("bert").to(torch.float16))
+    with pytest.raises(BaseModelMismatchError) as raised:
+        transplant_embeddings(donor(), _with_a_row_moved())
+    assert "float16" not in str(raised.value)
+
+
 @cache
 def donor() -> VocabExtension:
     """A table on a mini-model of the tiny BERT."""

@@ -15,15 +15,13 @@ import numpy as np
 import torch
 
 from ..errors import InvalidOptionError, UnsupportedTokenizerError
+from ..modeling.reading import IGNORED
 from .data import DRAW
 from .objectives import OBJECTIVES
 from .word_units import WordUnits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""Label of places without a loss."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -342,7 +340,6 @@ def make_collator(objective: str, tokenizer: PreTrainedTokenizerBase, **options:
 
 __all__ = [
     "COLLATORS",
-    "IGNORED",
     "CausalCollator",
     "Collator",
     "MaskedCollator",

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from .._logging import get_logger
 from ..errors import InvalidOptionError, UnsupportedModelError
-from .flop_probe import IGNORED
+from ..modeling.reading import IGNORED
 from .flops import FlopProfile, Flops, flop_profile
 from .host import Guard, running_trainer, shadow
 from .peak_memory import PeakMemory

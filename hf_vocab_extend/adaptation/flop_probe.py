@@ -22,13 +22,12 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import UnsupportedModelError
 from ..evaluation.scoring import evaluation_mode
+from ..modeling.reading import IGNORED
 from ..surgery.config_tree import walk
 from .mini_model.random_state import random_state_kept
 from .shards import is_dtensor
 from .tables import plain_model, unwrapped, vocabulary_tables
 
-IGNORED = -100
-"""Label of a position that does not enter the loss."""
 PARTS = ("body", "attention", "head", "positions")
 """Products with weights; of activations among themselves; with a table of tokens; of what no token enters."""
 _Origin = frozenset[str] | None
@@ -397,4 +396,4 @@ def _marked_checkpoints(model: nn.Module, watch: _Watch) -> Iterator[None]:
             setattr(module, name, own)
 
 
-__all__ = ["IGNORED", "PARTS", "Product", "check_countable", "seen_products", "table_names"]
+__all__ = ["PARTS", "Product", "check_countable", "seen_products", "table_names"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,16 +174,17 @@ def train_language_model(
         )
     callback = _callback(chosen, objective, extension, data, replay is not None)
     trained, adapter = _with_lora(plain, extension, chosen, objective)
-    used_cache = getattr(plain.config, "use_cache", None)  # the Trainer switches it off, and leaves it so
     ours: list[Any] = [] if callback is None else [callback]
     ours.append(Passes(data.train))
-    trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder), [*ours, *callbacks])
-    _check_merges(trainer, adapter)
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
-    plain = _finished(trainer, plain, adapter, Path(work_folder))
-    if used_cache is not None:
-        plain.config.use_cache = used_cache
+    with _traces_removed(plain, trained):
+        trainer = _trainer(trained, tokenizer, data, chosen, size, Path(work_folder), [*ours, *callbacks])
+        _check_merges(trainer, adapter)
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = dict(output.metrics) | (trainer.evaluate() if data.evaluation is not None else {})
+        finished = _finished(trainer, plain, adapter, Path(work_folder))
+    if finished is not plain and hasattr(plain.config, "use_cache"):  # loaded from what the Trainer wrote
+        finished.config.use_cache = plain.config.use_cache
+    plain = finished
     measures = list(getattr(callback, "measures", []) or [])
     if extension is not None:
         extension.model = plain
@@ -380,8 +382,27 @@ def _check_merges(trainer: Trainer, adapter: Any) -> None:
         )
 
 
+@contextmanager
+def _traces_removed(model: PreTrainedModel, trained: Any) -> Iterator[None]:
+    """Give a model back what the Trainer changes and leaves so, when training is interrupted too.
+
+    Args:
+        model: The model.
+        trained: The same, or with adapters.
+    """
+    from accelerate.utils import extract_model_from_parallel
+
+    used_cache = getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        extract_model_from_parallel(trained, keep_fp32_wrapper=False)  # its forward stays in bf16 otherwise
+        if used_cache is not None:
+            model.config.use_cache = used_cache
+
+
 def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Path) -> PreTrainedModel:
-    """Return the trained model, whole, without adapters, and computing in its own type."""
+    """Return the trained model, whole and without adapters."""
     if trainer.is_fsdp_enabled:  # else the Trainer saves no weights where checkpoints are sharded
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     sharded = any(hasattr(parameter, "placements") for parameter in model.parameters())
@@ -390,7 +411,6 @@ def _finished(trainer: Trainer, model: PreTrainedModel, adapter: Any, folder: Pa
         trainer.save_model(str(whole))
         trainer.accelerator.wait_for_everyone()
         return type(model).from_pretrained(whole)
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # its forward stays in bf16 otherwise
     if adapter is not None:
         return adapter.merge_and_unload()
     return model

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..errors import UnsupportedModelError
-
-_IGNORED = -100
+from .reading import IGNORED
 
 
 def masked_positions_only(model: PreTrainedModel, wanted: bool = True) -> PreTrainedModel:
@@ -51,7 +50,7 @@ def masked_positions_only(model: PreTrainedModel, wanted: bool = True) -> PreTra
 def _drop_unlabelled(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
     """Tell the head where labels are, and leave only those."""
     labels: Any = kwargs.get("labels")
-    places = labels != _IGNORED if labels is not None and model.training else None
+    places = labels != IGNORED if labels is not None and model.training else None
     vars(model.get_output_embeddings())["_labelled"] = places
     return args, kwargs if places is None else {**kwargs, "labels": labels[places]}
 

@@ -60,7 +60,7 @@ def build_mini_model(
     set_layer_count(config, num_layers + new_layers)
     _check_config(type(model).__name__, config)
     fresh = tuple(f"{stack.path}.{index}." for index in range(num_layers, num_layers + new_layers))
-    record = MiniRecord.of(model, "post", num_layers, new_layers)
+    record = MiniRecord.of(model, "post", num_layers, new_layers, layers_path=stack.path)
     mini = rebuild_shared(
         model,
         config,

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import UnsupportedModelError
+from ...modeling.reading import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-IGNORED = -100
 
 
 class Imitation:

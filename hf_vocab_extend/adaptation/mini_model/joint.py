@@ -23,18 +23,18 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import ModelOutput
 
 from ...errors import InvalidOptionError, UnsupportedModelError
+from ...modeling.reading import IGNORED
 from ...surgery.config_tree import main_config
 from ..objectives import choose_objective
 from .joint_check import check_heads
 from .layers import find_layer_stack, layer_states, set_layer_count
 from .random_state import random_state_kept
-from .record import MiniRecord, write_record
+from .record import FIELD, MiniRecord, write_record
 from .sharing import rebuild_shared
 from .views import Observed, Part, Replayed, at_places, copies_of, part_at, view_with
 
 MODEL_TYPE = "mini_joint"
 """The same as in ``registration.py``."""
-_IGNORED = -100
 _NOT_GIVEN = ("output_hidden_states", "output_attentions", "past_key_values", "output_router_logits")
 """Inputs of a model that have no meaning for two heads at once."""
 
@@ -262,9 +262,11 @@ class MiniJointModel(PreTrainedModel):
             UnsupportedModelError: If the class cannot be built with fewer layers.
         """
         config = copy.deepcopy(self.model.config)
+        vars(config).pop(FIELD, None)  # what the full model remembers of itself
         set_layer_count(config, self.config.layer)
         mini = rebuild_shared(view_with(self.model, self._head_parts()), config)
-        write_record(mini, MiniRecord.of(self.model, "joint", self.config.layer))
+        layer, path = self.config.layer, self.config.layers_path
+        write_record(mini, MiniRecord.of(self.model, "joint", layer, layers_path=path))
         return mini
 
     def forward(
@@ -350,13 +352,13 @@ class MiniJointModel(PreTrainedModel):
     def _places(self, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Return where heads are computed, a mask `(batch, length)`; None for everywhere."""
         only = self.training and self.is_masked and self.config.labelled_only
-        return labels != _IGNORED if only and labels is not None else None
+        return labels != IGNORED if only and labels is not None else None
 
     def _count(self, labels: torch.Tensor, shifted: torch.Tensor | None) -> int:
         """Return how many labels the mean loss of a head is over."""
         if shifted is None:
             shifted = labels if self.is_masked else labels[..., 1:]
-        return int((shifted != _IGNORED).sum())
+        return int((shifted != IGNORED).sum())
 
     def _quiet(self) -> dict[str, Any]:
         """Return inputs that switch off what two heads do not give."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ..._logging import get_logger
-from ...errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
+from ...errors import BaseModelMismatchError, InvalidOptionError, TokenizerMismatchError, UnsupportedModelError
 from ...modeling.masked_positions import masked_positions_only
 from ...modeling.slots import alias_clone
 from ...resources.corpus import open_corpus
@@ -23,8 +23,17 @@ from ..objectives import choose_objective
 from ..tables import vocabulary_tables
 from ..training import train_language_model
 from ..training_options import TrainingOptions
+from .options import changed_training
 from .random_state import random_state_kept
-from .record import MiniRecord, read_record, table_hashes, write_record
+from .record import (
+    MiniRecord,
+    first_rows_hashes,
+    float16_note,
+    read_record,
+    table_hashes,
+    warn_if_bottom_moved,
+    write_record,
+)
 from .trained_part import Apart
 
 if TYPE_CHECKING:
@@ -124,7 +133,8 @@ def learn_embeddings(
     The step that is done for each language in Marchisio et al. 2023 (arXiv 2212.10503). The rows start by any method
     of :func:`~hf_vocab_extend.extend.extend_vocabulary`, then train on text with the objective of the model's class;
     masked models compute logits at masked positions only. The body stays bitwise as it is and no gradient of its
-    weights is computed; the one given and the one returned share its storage.
+    weights is computed; the one given and the one returned share its storage. Bottom layers of a mini-model that are
+    not those of the cut any more are told in a warning.
 
     Args:
         mini: A mini-model, or a full model for the paper's standard route; it is left as it was and serves any number
@@ -155,7 +165,9 @@ def learn_embeddings(
     Raises:
         InvalidOptionError: If an option is out of range, says what trains, or goes with a tokenizer and an extension
             was given.
-        BaseModelMismatchError: If the tables of a mini-model are not those with which it was cut.
+        BaseModelMismatchError: If the tables of a mini-model are not those with which it was cut; of an extension,
+            the rows that it kept.
+        TokenizerMismatchError: If an extension started from more or less rows than its mini-model was cut with.
         UnsupportedModelError: If the model's class is not trained on plain text.
         VocabExtendError: As of ``extend_vocabulary`` and ``train_language_model``.
 
@@ -163,7 +175,7 @@ def learn_embeddings(
         >>> learned = learn_embeddings(mini, sw_tokenizer, "sw.txt", "work", tokenizer=tokenizer, parallel="en-sw.tsv")
         >>> full = transplant_embeddings(learned, model)
     """
-    chosen = _check_options(options, changes)
+    chosen = changed_training(options or DEFAULTS, changes, "learn_embeddings", "the token tables")
     text = open_corpus(corpus)
     begin: dict[str, Any] = {
         "tokenizer": tokenizer,
@@ -176,11 +188,14 @@ def learn_embeddings(
     if isinstance(mini, VocabExtension):
         begin |= {"method": None if method == "auto" else method, "languages": languages or None}
         _check_started(mini, new_tokenizer, [name for name, value in begin.items() if value is not None])
+        _check_source_kept(mini)
         objective, extension, source = choose_objective(mini.model, chosen.objective), mini, None
     else:
         objective, source = choose_objective(mini, chosen.objective), mini
         begin |= {"method": method, "mode": mode, "fallback": fallback, "languages": languages, "seed": chosen.seed}
         extension = _start(mini, new_tokenizer, text, begin)
+    if (record := read_record(extension.model)) is not None:
+        warn_if_bottom_moved(extension.model, record, stacklevel=2)
     chosen = replace(chosen, objective=objective, stages=_STAGES[extension.report.mode])
     ours: list[Any] = [meter := CostMeter()]
     if chosen.resume:
@@ -192,27 +207,6 @@ def learn_embeddings(
     facts = {"frozen": "all but the token tables and their bias", "cost": cost.to_dict()}
     run.extension.report = run.extension.report.with_training({**(run.extension.report.training or {}), **facts})
     return LearnedEmbeddings(run.extension, run, cost, source)
-
-
-def _check_options(options: TrainingOptions | None, changes: dict[str, Any]) -> TrainingOptions:
-    """Return how to train, without files that no one asked for.
-
-    Raises:
-        InvalidOptionError: If an option is unknown, or would let something else train.
-    """
-    try:
-        chosen = replace(options or DEFAULTS, **changes)
-    except TypeError as error:
-        raise InvalidOptionError(f"learn_embeddings has no such option ({error}). See TrainingOptions.") from error
-    for name in ("stages", "lora"):
-        if getattr(chosen, name) is not None:
-            raise InvalidOptionError(
-                f"{name} is {getattr(chosen, name)!r}, and learn_embeddings trains the token tables only. Leave it "
-                "out, or call train_language_model."
-            )
-    if not chosen.evaluations:
-        chosen = replace(chosen, training_arguments={"save_strategy": "no", **chosen.training_arguments})
-    return chosen
 
 
 def _check_started(extension: VocabExtension, new_tokenizer: Any, given: list[str]) -> None:
@@ -229,6 +223,36 @@ def _check_started(extension: VocabExtension, new_tokenizer: Any, given: list[st
     if new_tokenizer is not None and new_tokenizer.get_vocab() != extension.tokenizer.get_vocab():
         raise InvalidOptionError(
             "new_tokenizer has another vocabulary than the extension's tokenizer. Give None with an extension."
+        )
+
+
+def _check_source_kept(extension: VocabExtension) -> None:
+    """Raise if an extension did not start from the tables of its mini-model's cut, as far as that still shows.
+
+    A vocabulary that was replaced leaves nothing of them but their number.
+
+    Raises:
+        TokenizerMismatchError: If they were more rows, or less.
+        BaseModelMismatchError: If the rows that an extended vocabulary keeps are others.
+    """
+    record, model = read_record(extension.model), extension.model
+    if record is None:
+        return
+    wanted, found = record.source_vocab_size, extension.report.sizes["source_rows"]
+    if extension.report.mode == "replace" and found != wanted:
+        raise TokenizerMismatchError(
+            f"The extension started from {found} rows, and its mini-model was cut with {wanted}: the rows would not "
+            "fit the full model. Extend the mini-model as it was cut."
+        )
+    if extension.report.mode != "extend" or len(extension.mapping.source_tokens) < wanted:
+        return  # rows without a token are given to new ones
+    now = first_rows_hashes(model, wanted)
+    moved = [role for role, value in record.source_tables.items() if now.get(role, value) != value]
+    if moved:
+        raise BaseModelMismatchError(
+            f"The first {wanted} rows of this extension ({', '.join(moved)}) are not those with which its mini-model "
+            "was cut: they were trained or replaced since. Cut it again from the model as it is, and extend that."
+            f"{float16_note(model.parameters())}"
         )
 
 
@@ -251,6 +275,7 @@ def _start(mini: PreTrainedModel, new_tokenizer: Any, text: Corpus, begin: dict[
         raise BaseModelMismatchError(
             f"The tables of this mini-model ({', '.join(moved)}) are not those with which it was cut: they were "
             "trained or replaced since. Cut it again from the model as it is, or load it as it was saved."
+            f"{float16_note(mini.parameters())}"
         )
     clone = alias_clone(mini)
     masked_positions_only(clone, False)

@@ -16,7 +16,7 @@ from ...surgery.positions import plan_position_shift, write_position_shift
 from ...surgery.registry import COUNT_ATTRIBUTES, VOCABULARY_FIELDS
 from ...surgery.token_ids import IdMap
 from ...vocab.canonical import CanonicalVocab, canonicalise
-from .record import table_hashes
+from .record import FIELD, table_hashes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ...surgery.journal import Journal
     from ...surgery.sites import Sites
 
-FIELD, KEY = "mini_model", "plugged"
-"""Config field, and the entry of it that holds what was plugged in."""
+KEY = "plugged"
+"""The entry of a record's config field that holds what was plugged in."""
 _GENERATION = ("configs", "generation_config")
 _SIZES = frozenset({*VOCABULARY_FIELDS, *COUNT_ATTRIBUTES, "num_embeddings", "in_features", "out_features"})
 _COPIES = (RowKind.EXACT, RowKind.BYTE, RowKind.SPECIAL, RowKind.FUZZY)

@@ -27,7 +27,9 @@ from ..training import TrainingRun, train_language_model
 from .alignment import Alignment, check_alignment
 from .imitation import Imitation
 from .learning import DEFAULTS, head_at_labels
+from .options import changed_training
 from .random_state import random_state_kept
+from .record import read_record, warn_if_bottom_moved
 from .trained_part import Apart, digest, same_values, trained_parameters
 
 if TYPE_CHECKING:
@@ -329,7 +331,8 @@ def train_mini_model(
     With the full model at hand the new layers learn to give what it gives (:class:`~.imitation.Imitation`): tables
     that are learned on such a mini-model fit the full one better. With ``imitate=False`` they learn to predict the
     text, as in Marchisio et al. 2023. Masked models compute logits at masked positions only. What the mini-model
-    shares with the full model stays bitwise as it is, which is checked.
+    shares with the full model stays bitwise as it is, which is checked. Bottom layers that are not those of the cut
+    any more are told in a warning.
 
     Args:
         mini: What :func:`~.building.build_mini_model` gave.
@@ -360,8 +363,11 @@ def train_mini_model(
         >>> trained = train_mini_model(mini, "en.txt", "work", model=model, tokenizer=tokenizer, steps=50_000)
         >>> trained.alignment.gap
     """
-    chosen = _check_options(options, changes)
+    chosen = changed_training(options or DEFAULTS, changes, "train_mini_model", "the new layers")
     trained_parameters(mini)
+    record = read_record(mini)
+    assert record is not None
+    warn_if_bottom_moved(mini, record, stacklevel=2)
     tokenizer = find_source_tokenizer(mini, tokenizer)
     evaluation = None
     if texts is None and model is not None and chosen.held_out:
@@ -384,26 +390,6 @@ def train_mini_model(
             callbacks=[callback, meter, *callbacks],
         )
     return MiniTraining(run, callback.alignment, meter.cost, callback.alignments)
-
-
-def _check_options(options: TrainingOptions | None, changes: dict[str, Any]) -> TrainingOptions:
-    """Return how to train, without files that no one asked for.
-
-    Raises:
-        InvalidOptionError: If an option is unknown, or would let something else train.
-    """
-    try:
-        chosen = replace(options or DEFAULTS, **changes)
-    except TypeError as error:
-        raise InvalidOptionError(f"train_mini_model has no such option ({error}). See TrainingOptions.") from error
-    for name in ("stages", "lora"):
-        if getattr(chosen, name) is not None:
-            raise InvalidOptionError(
-                f"{name} is {getattr(chosen, name)!r}, and a mini-model trains its new layers only. Leave it out."
-            )
-    if not chosen.evaluations:
-        chosen = replace(chosen, training_arguments={"save_strategy": "no", **chosen.training_arguments})
-    return chosen
 
 
 @contextmanager

@@ -11,12 +11,10 @@ import torch
 from ...errors import InvalidTableError, UnsupportedModelError, UnsupportedTokenizerError
 from ...evaluation.tagging import first_tokens
 from ...evaluation.vectors import padded
+from ...modeling.reading import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""Label of a position that has none."""
 
 
 @dataclass(frozen=True)
@@ -181,4 +179,4 @@ def kind_of(class_name: str) -> TaskKind:
     return found
 
 
-__all__ = ["IGNORED", "KINDS", "Encoded", "TaskKind", "kind_of"]
+__all__ = ["KINDS", "Encoded", "TaskKind", "kind_of"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from ..._optional import require
 from ...errors import InvalidOptionError, InvalidTableError
+from .options import changed_options
 from .random_state import random_state_kept
 from .task_building import check_tables_kept, make_task_model
 from .task_kinds import KINDS, Encoded, TaskKind
@@ -106,7 +107,7 @@ def train_classifier(
 
     Raises:
         InvalidTableError: If an example is no pair of label and text, or its text is empty.
-        InvalidOptionError: If there are fewer than two labels, or an option is out of range.
+        InvalidOptionError: If there are fewer than two labels, or an option is unknown or out of range.
         TokenizerMismatchError: If the tokenizer has more ids than the model rows.
         UnsupportedTokenizerError: If the tokenizer has no token to pad with.
         UnsupportedModelError: If transformers has no classifier of this architecture.
@@ -116,7 +117,7 @@ def train_classifier(
         >>> topics = train_classifier(model, tokenizer, read_labelled("topics.en.tsv"), "work", epochs=10)
         >>> topics.with_embeddings(learned).evaluate(read_labelled("topics.sw.tsv"))
     """
-    chosen = replace(options or TaskOptions(), **changes)
+    chosen = changed_options(options or TaskOptions(), changes, "train_classifier")
     return _train(KINDS["classification"], model, tokenizer, examples, work_folder, chosen, validation, callbacks)
 
 
@@ -153,13 +154,13 @@ def train_tagger(
 
     Raises:
         InvalidTableError: If an example is no pair of words and as many tags, or has no words.
-        InvalidOptionError: If there are fewer than two tags, or an option is out of range.
+        InvalidOptionError: If there are fewer than two tags, or an option is unknown or out of range.
         TokenizerMismatchError: If the tokenizer has more ids than the model rows.
         UnsupportedTokenizerError: If the tokenizer gives no offsets or has no token to pad with.
         UnsupportedModelError: If transformers has no tagger of this architecture.
         VerificationError: If a frozen table moved.
     """
-    chosen = replace(options or TaskOptions(), **changes)
+    chosen = changed_options(options or TaskOptions(), changes, "train_tagger")
     return _train(KINDS["tagging"], model, tokenizer, examples, work_folder, chosen, validation, callbacks)
 
 

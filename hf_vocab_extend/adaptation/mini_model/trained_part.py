@@ -12,7 +12,7 @@ from torch import nn
 from ...errors import BaseModelMismatchError, InvalidOptionError, UnsupportedModelError
 from ..tables import vocabulary_tables
 from .layers import find_layer_stack
-from .record import read_record, table_hashes
+from .record import float16_note, read_record, table_hashes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ def trained_parameters(mini: PreTrainedModel) -> dict[str, nn.Parameter]:
     if moved:
         raise BaseModelMismatchError(
             f"The tables of this mini-model ({', '.join(moved)}) are not those with which it was cut. Train it before "
-            "its vocabulary changes, or cut it again from the model as it is."
+            f"its vocabulary changes, or cut it again from the model as it is.{float16_note(mini.parameters())}"
         )
     stack = find_layer_stack(mini)
     new = [f"{stack.path}.{index}" for index in range(record.bottom_layers, stack.n_layers)]

@@ -31,7 +31,7 @@ from ...surgery.token_ids import IdMap, remap_token_ids
 from ..locate import check_rows, locate_extension
 from .learning import LearnedEmbeddings
 from .plugged import Plugged, plan_of, read_plugged, take_out, token_settings, write_plugged
-from .record import MiniRecord, read_record, table_hashes
+from .record import MiniRecord, bottom_moved, float16_note, read_record, table_hashes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +69,9 @@ def transplant_embeddings(
     as in ``extend_vocabulary``. A model without a head over the vocabulary takes the input table alone. Everything
     else stays bitwise as it is. A model that took a table before takes another one in its place.
 
+    A language model whose bottom layers are not those of the cut takes the rows too, with a warning; those of a task
+    model move while it is fine-tuned.
+
     A failed call leaves the model as it was. Parameters keep their identity, so build the optimizer afterwards.
 
     Args:
@@ -99,8 +102,7 @@ def transplant_embeddings(
     if extension.model is model:
         raise InvalidOptionError("The model is the one that the table was learned on. Give the full model.")
     fit = _fit(donor, model, allow_moved=allow_moved)
-    notes = _write(model, extension, donor.record, fit)
-    report = _report(model, extension.report, donor.record, find_sites(model, 0), notes)
+    report = _write(model, extension, donor.record, fit)
     logger.info("%s", report)
     return VocabExtension(model, extension.tokenizer, extension.mapping, report)
 
@@ -149,6 +151,14 @@ def _fit(donor: _Donor, model: PreTrainedModel, *, allow_moved: bool) -> _Fit:
     if donor.record is not None and not _differing(now, donor.record.source_tables):
         plugged = None  # the mini-model was cut after the model took its table
     _check_source(now, sites, donor, plugged, allow_moved=allow_moved)
+    if donor.record is not None and sites.head is not None and bottom_moved(model, donor.record):
+        warnings.warn(
+            f"The {donor.record.bottom_layers} bottom layers of the model are not those with which the mini-model was "
+            "cut, so the rows were learned for others. Cut the mini-model again, and train it."
+            f"{float16_note(model.parameters())}",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
     return _Fit(sites, pairs, plugged)
 
 
@@ -264,7 +274,7 @@ def _check_source(
     if not allow_moved:
         raise BaseModelMismatchError(
             f"{problem}. Freeze the token tables while fine-tuning, or cut the mini-model from the model as it is "
-            "now; allow_moved=True takes the rows all the same."
+            f"now; allow_moved=True takes the rows all the same.{float16_note(site.table() for site in sites)}"
         )
     warnings.warn(f"{problem}: check the outputs before you rely on them.", VocabExtendWarning, stacklevel=4)
 
@@ -313,8 +323,8 @@ def _distance(site: Site, reference: torch.Tensor) -> str:
     return f"{n_rows} of {len(own)} rows of '{site.name}' differ, by {float(apart.max()):.3g} at most"
 
 
-def _write(model: PreTrainedModel, extension: VocabExtension, record: MiniRecord | None, fit: _Fit) -> list[str]:
-    """Write tables, sizes, positions and token ids, or nothing; return what a reader should know of the ids."""
+def _write(model: PreTrainedModel, extension: VocabExtension, record: MiniRecord | None, fit: _Fit) -> ExtensionReport:
+    """Write tables, sizes, positions and token ids, or nothing; return the report of the full model."""
     sites, pairs, plugged = fit
     plan = plan_of(extension)
     ids = IdMap(plan)
@@ -337,7 +347,7 @@ def _write(model: PreTrainedModel, extension: VocabExtension, record: MiniRecord
             source_tables, rows = plugged.source_tables | source_tables, plugged.source_vocab_size
         done = Plugged.after(model, before, source_vocab_size=rows, source_tables=source_tables)
         write_plugged(model, done, journal)
-    return notes
+        return _report(model, extension.report, record, find_sites(model, 0), notes)
 
 
 def _report(
