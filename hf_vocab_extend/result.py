@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._logging import get_logger
+from .describing import extension_lines, short_repr
 from .evaluation.curves import write_curves
 from .report import REPORT_FILE, ExtensionReport
 from .saving import (
@@ -39,7 +40,7 @@ logger = get_logger(__name__)
 MAPPING_FILE = "vocab_mapping.safetensors"
 
 
-@dataclass
+@dataclass(repr=False)
 class VocabExtension:
     """An extended model with all that belongs to it.
 
@@ -55,6 +56,10 @@ class VocabExtension:
     tokenizer: PreTrainedTokenizerBase
     mapping: TokenMapping
     report: ExtensionReport
+
+    def __repr__(self) -> str:
+        """Four lines: the model, what was done, how many rows are of which kind."""
+        return short_repr(self, extension_lines(self))
 
     def save_pretrained(
         self,

@@ -55,6 +55,32 @@ def test_a_cost_is_plain_data() -> None:
         some_cost() + 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "10 FLOP, 1.5 s, 7 B device memory, 4 tokens in 2 steps"),
+        (
+            {"flops": 12_345 * 10**9, "seconds": 204.4, "peak_bytes": 1_400_000_000, "memory": "resident"},
+            "12.3 TFLOP, 204 s, 1.3 GiB resident, 4 tokens in 2 steps",
+        ),
+        ({"flops": None, "peak_bytes": None}, "FLOPs not known, 1.5 s, 4 tokens in 2 steps"),
+        ({"tokens": 99_999, "steps": 1}, "10 FLOP, 1.5 s, 7 B device memory, 99,999 tokens in 1 step"),
+        (
+            {"tokens": 614_400, "seconds": 5_400, "processes": 4},
+            "10 FLOP, 90 min, 7 B device memory, 0.614 M tokens in 2 steps on 4 processes",
+        ),
+        (
+            {"flops": 10**27, "seconds": 36_000_000, "tokens": 123_456 * 10**6},
+            "1,000,000 ZFLOP, 10,000 h, 7 B device memory, 123,456 M tokens in 2 steps",
+        ),
+        ({"peak_bytes": 1023, "memory": "mixed"}, "10 FLOP, 1.5 s, 1,023 B memory, 4 tokens in 2 steps"),
+        ({"peak_bytes": 1024**4 - 1}, "10 FLOP, 1.5 s, 1 TiB device memory, 4 tokens in 2 steps"),
+    ],
+)
+def test_a_cost_as_text_has_units(changes: dict, text: str) -> None:
+    assert str(some_cost(**changes)) == text
+
+
 def padded(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Texts filled up to the longest of a batch; padding has no label."""
     length = max(len(item["input_ids"]) for item in batch)

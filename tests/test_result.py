@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -22,6 +23,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_vocab_extend.adaptation.cost import Cost
+from hf_vocab_extend.adaptation.mini_model.learning import LearnedEmbeddings
+from hf_vocab_extend.adaptation.mini_model.post_training import MiniTraining
+from hf_vocab_extend.adaptation.training import TrainingRun
 from hf_vocab_extend.errors import InvalidOptionError, OutputFolderError
 from hf_vocab_extend.mapping import TokenMapping
 from hf_vocab_extend.report import ExtensionReport
@@ -321,3 +326,26 @@ def test_nothing_published_names_this_machine(tmp_path: Path) -> None:
     extension.save_pretrained(tmp_path / "out")
     for name, content in contents(tmp_path / "out").items():
         assert str(tmp_path).encode() not in content, name
+
+
+def test_a_short_repr() -> None:
+    assert repr(make_extension(make_bert())).splitlines() == [
+        "<VocabExtension",
+        f"  BertForMaskedLM, 1 layer, {make_bert().config.vocab_size} x 16 token rows",
+        "  mode extend for sw, method subword, fallback subword",
+        "  480 -> 500 tokens; rows: same 480, method 17, fallback 2, random 1>",
+    ]
+    run = TrainingRun(make_bert(), tokenizer("bert-uncased"), None, {"train_loss": 2.5}, [{}] * 9999, True, 3)
+    assert repr(run).splitlines()[2:] == ["  3 steps, measured 9999 times", "  loss in training 2.5000>"]
+    cost = Cost(2_000, 1.0, None, 64, 3)
+    extension = make_extension(make_bert())
+    parts = (
+        dataclasses.replace(run, extension=extension),
+        LearnedEmbeddings(extension, run, cost),
+        MiniTraining(run, None, cost),
+    )
+    for part in parts:
+        assert 2 < len(repr(part).splitlines()) <= 7
+        assert len(repr(part)) < 500
+    assert all(str(cost) in repr(part) for part in parts[1:])
+    assert "Linear" in repr(make_extension(torch.nn.Linear(2, 3))), "a model without a config does no harm"

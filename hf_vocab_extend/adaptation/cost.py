@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,11 @@ COST_FILE = "training_cost.json"
 """Written beside a checkpoint."""
 _METHOD = "get_batch_samples"
 """The method of the Trainer through which the batches of a step go, in the process that trains."""
+
+_FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_MEMORY = {"cuda": "device memory", "resident": "resident", "resident_ever": "resident at most ever"}
+"""Kinds of memory in words."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,18 @@ class Cost:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self) | {"flops_by_part": dict(self.flops_by_part)}
+
+    def __str__(self) -> str:
+        """One line: "12.3 TFLOP, 204 s, 1.3 GiB resident, 0.614 M tokens in 300 steps"."""
+        where = _MEMORY.get(self.memory or "", "memory")
+        tokens = f"{_digits(self.tokens / 1e6)} M" if self.tokens >= 100_000 else f"{self.tokens:,}"
+        told = [
+            "FLOPs not known" if self.flops is None else _in_units(self.flops, 1000, _FLOPS),
+            _duration(self.seconds),
+            "" if self.peak_bytes is None else f"{_in_units(self.peak_bytes, 1024, _BYTES)} {where}",
+            f"{tokens} tokens in {self.steps:,} {'step' if self.steps == 1 else 'steps'}",
+        ]
+        return ", ".join(filter(None, told)) + (f" on {self.processes} processes" if self.processes > 1 else "")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cost:
@@ -333,6 +350,26 @@ class _Clock:
         """Return the seconds since the last call."""
         before, self._mark = self._mark, time.perf_counter()
         return 0.0 if before is None else self._mark - before
+
+
+def _digits(value: float) -> str:
+    """Return a number with three significant digits, integers in full."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
+def _in_units(value: float, base: int, units: Sequence[str]) -> str:
+    """Return an amount in the largest unit of which it holds one."""
+    place = 0
+    while round(value, 1) >= base and place < len(units) - 1:
+        value, place = value / base, place + 1
+    return f"{_digits(value)} {units[place]}"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as such up to ten minutes, then as minutes, then as hours."""
+    if seconds < 600:
+        return f"{_digits(seconds)} s"
+    return f"{_digits(seconds / 60)} min" if seconds < 7200 else f"{_digits(seconds / 3600)} h"
 
 
 def _n_labelled(ids: torch.Tensor, labels: Any) -> Any:

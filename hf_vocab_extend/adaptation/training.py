@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from .._logging import get_logger
 from .._optional import require
+from ..describing import extension_lines, model_text, short_repr
 from ..errors import InvalidOptionError, MissingResourceError
 from ..result import VocabExtension
 from ..saving import save_model
@@ -58,7 +59,7 @@ class Passes(TrainerCallback):
         self._data.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainingRun:
     """A training that is over.
 
@@ -80,6 +81,14 @@ class TrainingRun:
     measures: list[dict[str, Any]]
     is_main: bool
     steps: int = 0
+
+    def __repr__(self) -> str:
+        """Up to six lines: the model, what was done to its vocabulary, steps, losses."""
+        extension = [model_text(self.model)] if self.extension is None else extension_lines(self.extension)
+        names = {"train_loss": "loss in training", "eval_loss": "loss on held-out text"}
+        losses = [f"{label} {self.metrics[key]:.4f}" for key, label in names.items() if key in self.metrics]
+        steps = f"{self.steps:,} {'step' if self.steps == 1 else 'steps'}, measured {len(self.measures)} times"
+        return short_repr(self, [*extension, steps, ", ".join(losses)])
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, overwrite: bool = False, **options: Any

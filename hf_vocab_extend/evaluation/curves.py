@@ -8,6 +8,7 @@ from typing import Any
 
 from .._optional import require
 from ..errors import InvalidOptionError, MissingDependencyError
+from ..origin import origin_of
 
 CURVES_FILE = "training_curves.png"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -46,7 +47,12 @@ def curves_table(history: History) -> str:
 
 
 def plot_curves(
-    history: History, path: str | Path, *, stages: Sequence[Mapping[str, Any]] = (), source_names: Sequence[str] = ()
+    history: History,
+    path: str | Path,
+    *,
+    stages: Sequence[Mapping[str, Any]] = (),
+    source_names: Sequence[str] = (),
+    title: str = "",
 ) -> None:
     """Draw bits per byte and drift of rows over the tokens trained on.
 
@@ -55,6 +61,7 @@ def plot_curves(
         path: Where the PNG goes.
         stages: Stages with ``stage`` (name) and ``begin`` (optimizer step); their beginnings are marked.
         source_names: Texts of the source language; their curves are dashed.
+        title: Title of the picture; none if empty.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
@@ -87,6 +94,8 @@ def plot_curves(
         axes.set_ylim(bottom=0 if place > 1 else None)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
+    if title:
+        figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
@@ -104,8 +113,10 @@ def write_curves(training: Mapping[str, Any] | None, folder: Path) -> bool:
     ):
         return False
     source = [name for name, text in (training.get("texts") or {}).items() if text.get("source")]
+    origin, path = origin_of(training), folder / CURVES_FILE
+    title = f"Training of {origin.which}" if origin else ""
     try:
-        plot_curves(history, folder / CURVES_FILE, stages=training.get("stages") or (), source_names=source)
+        plot_curves(history, path, stages=training.get("stages") or (), source_names=source, title=title)
     except MissingDependencyError:
         return False
     return True

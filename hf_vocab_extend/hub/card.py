@@ -17,16 +17,17 @@ from ..auto_class import find_auto_class
 from ..errors import InvalidOptionError
 from ..evaluation.curves import CURVES_FILE
 from ..methods import METHODS, get_method_class
+from ..origin import CITATION, Origin, origin_of
 from ..report import COPIED, ESTIMATED, RANDOM, REPORT_FILE, ExtensionReport, head_text
 from ..scrub import public_model_id, without_private
 from .front_matter import LICENSE_KEYS, as_list, assemble, merge_front_matter, split_front_matter
-from .snippet import usage_snippet
+from .snippet import transplant_snippet, usage_snippet
 from .training_section import before_notes, measures_table, run_rows, stage_rows, text_rows, training_limits
 
 BEGIN = "<!-- hf_vocab_extend: begin (what stands up to the end mark is written anew at every save) -->"
 END = "<!-- hf_vocab_extend: end -->"
 _BLOCK = re.compile(r"<!-- hf_vocab_extend: begin\b.*?<!-- hf_vocab_extend: end -->", re.DOTALL)
-_LOADED = re.compile(r'^(?:tokenizer|model) = \w+(?:\.from_pretrained)?\("([^"]+)"', re.MULTILINE)
+_LOADED = re.compile(r'^(?:tokenizer|model|extension) = \w+(?:\.from_pretrained)?\("([^"]+)"', re.MULTILINE)
 """What the snippet loads."""
 _OUR_KEYS = ("base_model", "base_model_relation")
 """Front-matter keys that follow the report even where the user wrote others."""
@@ -66,6 +67,7 @@ def render_card(
     existing: str | None = None,
     stored_as_product: bool = False,
     curves: bool = False,
+    config: Mapping[str, Any] | None = None,
     **card_data: Any,
 ) -> str:
     """Render a README.md; no network, no files but the template.
@@ -87,6 +89,7 @@ def render_card(
         stored_as_product: Whether the files hold factorised tables as two matrices, so that loading needs
             ``trust_remote_code=True``.
         curves: Whether ``training_curves.png`` lies beside the card.
+        config: ``config.json`` of the model: it tells a mini-model whose report does not.
         card_data: More keys of ``huggingface_hub.ModelCardData``, for example ``license``.
 
     Returns:
@@ -100,12 +103,16 @@ def render_card(
     auto = find_auto_class(model_type, architecture) if model_type and architecture else None
     languages = as_list(language) if language is not None else list(clean.languages)
     name = model_name or _default_name(clean, languages)
+    origin = origin_of(clean.training, config)
+    if origin is not None and report.base_model is None:
+        base_model = base_model or origin.full_model
+    own_tags = ["mini-model"] if origin is not None and origin.is_table_only else []
     data = ModelCardData(
         base_model=_base_model(report, base_model, existing),
         language=languages or None,
         library_name=library_name or "transformers",
         pipeline_tag=pipeline_tag or (auto.pipeline_tag if auto else None),
-        tags=["hf_vocab_extend", "vocabulary-extension", clean.method, *tags],
+        tags=["hf_vocab_extend", "vocabulary-extension", clean.method, *own_tags, *tags],
         datasets=list(datasets) if datasets else None,
         eval_results=[_eval_result(item) for item in clean.evaluations] or None,
         model_name=name,
@@ -114,9 +121,12 @@ def render_card(
     if data.base_model is not None and "base_model_relation" not in card_data:
         data["base_model_relation"] = "finetune"
     snippet = None
-    if load_name:
+    if load_name and origin is not None and origin.is_table_only:
+        snippet = transplant_snippet(load_name, auto, architecture, origin.full_model)
+    elif load_name:
         snippet = usage_snippet(load_name, auto, architecture, data.library_name, trust_remote_code=stored_as_product)
-    block = _render_block(clean, data, name, snippet, stored_as_product, CURVES_FILE if curves else None)
+    picture = CURVES_FILE if curves else None
+    block = _render_block(clean, data, name, snippet, stored_as_product, picture, origin, load_name)
     given = card_data | {"pipeline_tag": pipeline_tag, "library_name": library_name}
     explicit = {key for key, value in given.items() if value is not None} | set(_OUR_KEYS)
     return merge_card(existing, _front_matter(data), explicit, name, block)
@@ -142,6 +152,7 @@ def card_of_folder(folder: Path, **options: Any) -> str:
         "architecture": (config.get("architectures") or [None])[0],
         "stored_as_product": stock_type is not None,
         "curves": (folder / CURVES_FILE).is_file(),
+        "config": config,
     }
     if (folder / "modules.json").is_file():
         found["library_name"] = "sentence-transformers"
@@ -237,6 +248,8 @@ def _render_block(
     snippet: str | None,
     stored_as_product: bool,
     curves: str | None,
+    origin: Origin | None,
+    load_name: str | None,
 ) -> str:
     """Render the part between the marks."""
     environment = jinja2.Environment(
@@ -250,6 +263,7 @@ def _render_block(
     body = template.render(
         report=report,
         name=name,
+        load_name=load_name or "FOLDER",
         base_model=data.base_model,
         languages=data.language or [],
         snippet=snippet,
@@ -270,7 +284,13 @@ def _render_block(
         distillations=_distillation_rows(report),
         distilled=_is_distilled(report),
         adapter=adapter,
-        limits=_limits(report, bool(data.language), adapter),
+        limits=_limits(report, bool(data.language), adapter, origin),
+        origin=origin,
+        citations=[
+            text.strip()
+            for text in (method and method.citation, origin is not None and origin.is_mini and CITATION)
+            if text
+        ],
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return f"{BEGIN}\n\n{body}\n\n{END}"
@@ -331,10 +351,14 @@ def _is_distilled(report: ExtensionReport) -> bool:
     return any(item.get("rows", True) for item in report.distillations)
 
 
-def _limits(report: ExtensionReport, language_known: bool, adapter: bool) -> list[str]:
+def _limits(report: ExtensionReport, language_known: bool, adapter: bool, origin: Origin | None) -> list[str]:
     """Return what a user of the model must know, from the report alone, without repetition."""
     random = report.count(RANDOM)
     limits = [
+        (
+            origin is not None and origin.is_table_only,
+            "The model in these files is the mini-model, which serves to learn the table: use the full model with it.",
+        ),
         (
             adapter and not report.training,
             "What the adapter was trained on was not recorded.",

@@ -30,6 +30,30 @@ model = SentenceTransformer("{load_name}"{trust})
 print(model.encode(["{text}"]).shape)"""
 
 
+_TRANSPLANT = """from hf_vocab_extend import transplant_embeddings
+from transformers import {loader}
+
+full = {loader}.from_pretrained("{full_model}")
+extension = transplant_embeddings("{load_name}", full)
+extension.save_pretrained("{folder}")"""
+
+
+def transplant_snippet(
+    load_name: str, auto: AutoClass | None, architecture: str | None, full_model: str | None
+) -> str:
+    """Return code that puts a table, learned on a mini-model, into the full model.
+
+    Args:
+        load_name: Hub id or relative folder of the table.
+        auto: The Auto class that loads the full model, if there is one.
+        architecture: The class itself; named if there is no Auto class and transformers exports it.
+        full_model: Hub id of the full model, None if it is not known.
+    """
+    loader = auto.name if auto is not None else _exported(architecture) or "AutoModelForMaskedLM"
+    folder = load_name.rstrip("/").rpartition("/")[2] + "-full"
+    return _TRANSPLANT.format(loader=loader, full_model=full_model or "FULL_MODEL", load_name=load_name, folder=folder)
+
+
 def usage_snippet(
     load_name: str,
     auto: AutoClass | None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..errors import InvalidOptionError
 from ..evaluation.curves import curves_table
+from ..origin import LEARNED_ON, origin_of
 from ..report import RETENTION, UNTOUCHED
 
 _LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -22,6 +24,7 @@ _LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "schedule": ("schedule", str),
     "optimizer": ("optimizer", str),
     "weight_decay": ("weight decay", lambda value: f"{value:.3g}"),
+    "cost": ("cost", lambda value: _cost(value)),
     "precision": ("precision", str),
     "replay_share": ("source-language text in the training text, by bytes", lambda value: f"{100 * value:.1f} %"),
     "hours": ("time, measuring left out", lambda value: f"{value:.2f} h" if value >= 0.1 else f"{3600 * value:.0f} s"),
@@ -30,7 +33,7 @@ _LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "seed": ("seed", str),
 }
 """In the order of the card; other keys follow by name."""
-_ELSEWHERE = frozenset({"stages", "history", "texts", "planned_steps"})
+_ELSEWHERE = frozenset({"stages", "history", "texts", "planned_steps", LEARNED_ON})
 
 
 def run_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -61,6 +64,16 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cost(value: Any) -> str:
+    """Return a cost with units; what is no cost of ours as it is."""
+    from ..adaptation.cost import Cost
+
+    try:
+        return str(Cost.from_dict(value))
+    except (InvalidOptionError, TypeError, ValueError):
+        return _plain(value)
 
 
 def _shown(form: Callable[[Any], str], value: Any) -> str:
@@ -133,6 +146,7 @@ def retention_limits(training: Mapping[str, Any] | None, evaluations: Iterable[M
     The measures of a training come last: they are against the model with its new vocabulary.
     """
     training = training or {}
+    origin = origin_of(training)
     compared = [
         item
         for item in evaluations
@@ -147,7 +161,8 @@ def retention_limits(training: Mapping[str, Any] | None, evaluations: Iterable[M
     for name in (name for name, text in (training.get("texts") or {}).items() if text.get("source")):
         values = _values(training, name)
         if len(values) > 1:
-            limits.append(_retention(name, "bits per byte", f"{values[0]:.3f}", values[0], values[-1], " in training"))
+            where = f" in training of {origin.which}" if origin else " in training"
+            limits.append(_retention(name, "bits per byte", f"{values[0]:.3f}", values[0], values[-1], where))
     return limits
 
 
@@ -159,7 +174,13 @@ def training_limits(training: Mapping[str, Any] | None, evaluations: Iterable[Ma
     limits = []
     steps, planned = training.get("steps"), training.get("planned_steps")
     if isinstance(training.get("tokens"), int):
-        limits.append(f"The model was trained on {training['tokens']:,} tokens after its vocabulary changed.")
+        origin = origin_of(training)
+        tokens = f"{training['tokens']:,} tokens"
+        limits.append(
+            f"The token table was learned on {tokens}, through the body of {origin.which}."
+            if origin
+            else f"The model was trained on {tokens} after its vocabulary changed."
+        )
     if isinstance(steps, int) and isinstance(planned, int) and 0 < steps < planned:
         limits.append(f"Training stands at step {steps:,} of {planned:,}.")
     texts = training.get("texts") or {}

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ..._logging import get_logger
+from ...describing import extension_lines, short_repr
 from ...errors import BaseModelMismatchError, InvalidOptionError, TokenizerMismatchError, UnsupportedModelError
 from ...modeling.masked_positions import masked_positions_only
 from ...modeling.slots import alias_clone
+from ...origin import LEARNED_ON, Origin
 from ...resources.corpus import open_corpus
 from ...result import VocabExtension
 from ...surgery.config_tree import main_config
@@ -62,7 +64,7 @@ _STAGES = {"replace": "embeddings", "extend": "new_rows"}
 """What trains: all rows of a vocabulary that was replaced, the new rows of one that has grown."""
 
 
-@dataclass
+@dataclass(repr=False)
 class LearnedEmbeddings:
     """A token table learned under a frozen body, with all that belongs to it.
 
@@ -77,6 +79,12 @@ class LearnedEmbeddings:
     run: TrainingRun
     cost: Cost
     source: PreTrainedModel | None = None
+
+    def __repr__(self) -> str:
+        """Six lines: the model, how the rows began, on what they were learned, and the cost."""
+        record = read_record(self.model)
+        origin = Origin.of_record(record.to_dict() if record is not None else None)
+        return short_repr(self, [*extension_lines(self.extension), f"learned on {origin}", f"cost: {self.cost}"])
 
     @property
     def model(self) -> PreTrainedModel:
@@ -204,7 +212,10 @@ def learn_embeddings(
         run = train_language_model(extension, text, work_folder, chosen, callbacks=[*ours, *callbacks])
     assert run.extension is not None
     cost = meter.cost
-    facts = {"frozen": "all but the token tables and their bias", "cost": cost.to_dict()}
+    facts: dict[str, Any] = {"frozen": "all but the token tables and their bias", "cost": cost.to_dict()}
+    origin = Origin.of_record(record.to_dict() if record is not None else None)
+    if origin.is_mini:
+        facts[LEARNED_ON] = origin.to_dict()
     run.extension.report = run.extension.report.with_training({**(run.extension.report.training or {}), **facts})
     return LearnedEmbeddings(run.extension, run, cost, source)
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import TrainerCallback
 
+from ...describing import model_text, short_repr
 from ...errors import BaseModelMismatchError, InvalidOptionError, VerificationError
 from ...evaluation.bits_per_byte import bits_per_byte
+from ...origin import Origin
 from ...prepare import find_source_tokenizer
 from ..cost import Cost, CostMeter
 from ..host import Guard, running_trainer
@@ -277,7 +279,7 @@ class MiniModelCallback(TrainerCallback):
             self.alignment = replace(self.alignment, mini=own)
 
 
-@dataclass
+@dataclass(repr=False)
 class MiniTraining:
     """A mini-model that is trained.
 
@@ -293,6 +295,15 @@ class MiniTraining:
     alignment: Alignment | None
     cost: Cost
     alignments: list[dict[str, float]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Three or four lines: the model, its record, bits per byte against the full model, and the cost."""
+        record, told = read_record(self.model), []
+        if self.alignment is not None:
+            own, full = self.alignment.mini.bits_per_byte, self.alignment.full.bits_per_byte
+            told.append(f"bits per byte of source text: {own:.4f}, {full:.4f} with the full model")
+        origin = "" if record is None else str(Origin.of_record(record.to_dict()))
+        return short_repr(self, [model_text(self.model), origin, *told, f"cost: {self.cost}"])
 
     @property
     def model(self) -> PreTrainedModel:

@@ -20,6 +20,7 @@ from ...errors import (
     VocabExtendWarning,
 )
 from ...low_rank_tables import rank_of
+from ...origin import LEARNED_ON, Origin
 from ...prepare import ROWS_IN_USE, highest_id, hub_name
 from ...report import ExtensionReport
 from ...result import VocabExtension
@@ -354,29 +355,20 @@ def _report(
     model: PreTrainedModel, report: ExtensionReport, record: MiniRecord | None, sites: Sites, notes: list[str]
 ) -> ExtensionReport:
     """Return the report of the full model: the mini-model's, without scores that are not its own."""
-    told = _origin(record, trained=report.training is not None)
+    origin = Origin.of_record(record.to_dict() if record is not None else None, transplanted=True)
+    verb = "made" if report.training is None else "learned"
+    told = (
+        f"The rows were {verb} on {origin} and put into this model (Marchisio et al. 2023, arXiv 2212.10503)."
+    )
     return replace(
         report,
+        training=None if report.training is None else {**report.training, LEARNED_ON: origin.to_dict()},
         base_model=hub_name(model.config._name_or_path),
         base_revision=getattr(model.config, "_commit_hash", None),
         tables=tuple(describe(site) for site in sites),
         tied=sites.tied,
         notes=tuple(dict.fromkeys((*report.notes, *notes, told))),
         evaluations=(),
-    )
-
-
-def _origin(record: MiniRecord | None, *, trained: bool) -> str:
-    """Say where the rows come from."""
-    verb = "learned" if trained else "made"
-    if record is None or record.kind == "full":
-        where = "the language model"
-    else:
-        layers = record.bottom_layers + record.new_layers
-        where = f"a mini-model of {layers} layers ({record.bottom_layers} of the full model's)"
-    return (
-        f"The rows were {verb} on {where} and put into this model; what is said of training is of that model "
-        "(Marchisio et al. 2023, arXiv 2212.10503)."
     )
 
 
