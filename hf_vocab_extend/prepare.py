@@ -140,6 +140,11 @@ def highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values(), default=-1)
 
 
+def has_spare_rows(n_rows: int, n_ids: int) -> bool:
+    """Whether a model has more rows than ids, by more than padding explains."""
+    return n_rows - n_ids > max(128, n_rows // 10)
+
+
 def check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
     """Raise if a model and a tokenizer cannot be a pair.
 
@@ -155,8 +160,7 @@ def check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_
     declared = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     common = {role: (ids, roles[role]) for role, ids in declared.items() if ids is not None and role in roles}
     agree = [role for role, (ids, own) in common.items() if own in (ids if isinstance(ids, list) else [ids])]
-    spare = n_rows - n_ids > max(128, n_rows // 10)
-    if agree or n_rows == n_ids or not (spare or len(common) > 1):
+    if agree or n_rows == n_ids or not (has_spare_rows(n_rows, n_ids) or len(common) > 1):
         return
     differing = ", ".join(f"{role} {ids} in the config, {own} in the tokenizer" for role, (ids, own) in common.items())
     raise TokenizerMismatchError(

@@ -20,6 +20,7 @@ from ..result import VocabExtension
 from ..saving import save_model
 from .mini_model.record import read_record
 from .objectives import choose_objective
+from .option_checks import check_names, given_options
 from .resuming import checkpoint_to_resume
 from .rows import new_row_ids
 from .selection import ParameterMap
@@ -155,7 +156,8 @@ def train_language_model(
         >>> run = train_language_model(extension, "sw.txt", "work", replay="en.txt", stages="embeddings_first")
         >>> run.save_pretrained("out")
     """
-    chosen = replace(options or TrainingOptions(), **changes)
+    check_names(TrainingOptions, changes, "train_language_model")
+    chosen = replace(given_options(options, TrainingOptions(), "train_language_model"), **changes)
     plain, extension = _with_extension(model, tokenizer)
     tokenizer = tokenizer if extension is None else extension.tokenizer
     if tokenizer is None:

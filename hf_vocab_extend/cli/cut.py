@@ -108,7 +108,8 @@ def _cut_and_train(args: Namespace, output: Path) -> Answer:
     if not trained.run.is_main:
         sys.exit(0)  # the main process alone answers
     data = {"metrics": trained.run.metrics, "cost": trained.cost.to_dict(), "alignments": trained.alignments}
-    return _answer(args, mini, trained.alignment, data, summary(trained.run, trained.cost))
+    imitated = getattr(args, "imitate", True)  # the model is at hand
+    return _answer(args, mini, trained.alignment, data, summary(trained.run, trained.cost, imitated=imitated))
 
 
 def _cut_joint(args: Namespace, output: Path) -> Answer:

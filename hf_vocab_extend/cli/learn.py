@@ -39,6 +39,7 @@ FLAGS = {
     "pass overwrite=True (--overwrite)": "give --overwrite",
     "give learn_embeddings the model and the tokenizer": "give learn the model and --tokenizer",
     "build_mini_model or MiniJointModel.cut gave": "hf-vocab-extend cut wrote",
+    "Run learn_embeddings on": "Run hf-vocab-extend learn on",
     "learn_embeddings": "learn",
 }
 """What errors of the Python functions say, and how the same is said here."""

@@ -116,12 +116,13 @@ def kept_for_resuming(args: Namespace, output: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def summary(trained: Any, cost: Any = None) -> list[str]:
+def summary(trained: Any, cost: Any = None, *, imitated: bool = False) -> list[str]:
     """Return what a reader wants to know of a training: steps, tokens, cost, losses, and bits per byte by text.
 
     Args:
         trained: The training.
         cost: What it has cost, if that was measured.
+        imitated: Whether the loss in training was a distance from another model, and no loss on text.
     """
     metrics = trained.metrics
     first, last = (trained.measures[0], trained.measures[-1]) if trained.measures else ({}, {})
@@ -131,7 +132,7 @@ def summary(trained: Any, cost: Any = None) -> list[str]:
         ("tokens", last.get("trained_tokens") if cost is None else cost.tokens, ",d"),
         ("seconds", seconds if cost is None else cost.seconds, ",.1f"),
         *(_of_cost(cost) if cost is not None else ()),
-        ("loss in training", metrics.get("train_loss"), ".4f"),
+        (f"{'distance from the full model' if imitated else 'loss'} in training", metrics.get("train_loss"), ".4f"),
         ("loss on held-out text", metrics.get("eval_loss"), ".4f"),
     )
     lines = [f"{label}: {value:{form}}" for label, value, form in shown if value is not None]

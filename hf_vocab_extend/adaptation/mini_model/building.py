@@ -9,14 +9,17 @@ predicts like a whole one.
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...errors import InvalidOptionError, UnsupportedModelError
+from ...errors import InvalidOptionError, UnsupportedModelError, VocabExtendWarning
 from ...evaluation.scoring import evaluating, own_type
+from ..objectives import choose_objective
+from .given import check_model_given
 from .layers import LayerStack, find_layer_stack, probe_inputs, set_layer_count, watching
 from .random_state import random_state_kept
 from .record import FIELD, MiniRecord, write_record
@@ -30,6 +33,8 @@ def build_mini_model(
     model: PreTrainedModel, num_layers: int = 4, new_layers: int = 2, *, seed: int = 0
 ) -> PreTrainedModel:
     """Build a shallow model over the bottom of a finished one; the finished one is not changed.
+
+    A model without a head that writes tokens gives a mini-model that no text trains, which is told in a warning.
 
     Embeddings, bottom layers and every vocabulary-sized tensor share the storage of ``model`` through Parameters with
     ``requires_grad=False``; the flags of ``model`` stay as they are. New layers and copies of what runs after the
@@ -50,10 +55,12 @@ def build_mini_model(
         remembers where it comes from (:class:`~.record.MiniRecord`).
 
     Raises:
-        InvalidOptionError: If a number of layers or the seed is out of its range.
+        InvalidOptionError: If a number of layers or the seed is out of its range, or the model is only a name.
         UnsupportedModelError: If the layers of this model cannot be cut; the message says why.
     """
+    check_model_given(model)
     stack = find_layer_stack(model)
+    _warn_without_head(model)
     _check_counts(stack, num_layers, new_layers, seed)
     config = copy.deepcopy(model.config)
     vars(config).pop(FIELD, None)  # what the full model remembers of itself
@@ -72,6 +79,19 @@ def build_mini_model(
     check_same_states(model, stack.modules, mini, own_stack, num_layers)
     write_record(mini, record)
     return mini
+
+
+def _warn_without_head(model: PreTrainedModel) -> None:
+    """Warn if a model cannot be trained on text."""
+    try:
+        choose_objective(model)
+    except UnsupportedModelError:
+        warnings.warn(
+            f"A {type(model).__name__} has no head that writes tokens, so its mini-model cannot be trained on text. "
+            "Load the model with AutoModelForMaskedLM or AutoModelForCausalLM.",
+            VocabExtendWarning,
+            stacklevel=3,
+        )
 
 
 def _check_counts(stack: LayerStack, num_layers: int, new_layers: int, seed: int) -> None:

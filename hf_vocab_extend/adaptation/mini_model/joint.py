@@ -26,6 +26,7 @@ from ...errors import InvalidOptionError, UnsupportedModelError
 from ...modeling.reading import IGNORED
 from ...surgery.config_tree import main_config
 from ..objectives import choose_objective
+from .given import check_model_given
 from .joint_check import check_heads
 from .layers import find_layer_stack, layer_states, set_layer_count
 from .random_state import random_state_kept
@@ -187,10 +188,12 @@ class MiniJointModel(PreTrainedModel):
             labelled_only: Whether a masked model in training computes heads at labelled positions only.
 
         Raises:
-            InvalidOptionError: If the layer is not between the first and the last, or the weight out of range.
+            InvalidOptionError: If the layer is not between the first and the last, the weight is out of range, or the
+                model is only a name.
             UnsupportedModelError: If the model has no language modelling head, if its layers cannot be cut (an encoder
                 and a decoder, ALBERT), or if a probe shows other values than those of a model with fewer layers.
         """
+        check_model_given(model)
         name = type(model).__name__
         if not isinstance(model, PreTrainedModel) or getattr(transformers, name, None) is not type(model):
             raise UnsupportedModelError(
@@ -339,8 +342,9 @@ class MiniJointModel(PreTrainedModel):
         """Raise if a forward pass could not mean what its caller expects."""
         if labels is None and self.training:
             raise InvalidOptionError(
-                "A joint model in training got no labels, and its loss is that of two heads. Give labels, and leave "
-                "label_smoothing_factor and compute_loss_func of the Trainer out: they keep labels from the model."
+                "A joint model in training got no labels, and its loss is that of two heads. Call joint.eval() to "
+                "predict. To train give labels, and leave label_smoothing_factor and compute_loss_func of the Trainer "
+                "out: they keep labels from the model."
             )
         asked = [name for name in _NOT_GIVEN if inputs.get(name)]
         if asked:

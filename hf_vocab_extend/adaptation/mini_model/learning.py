@@ -16,15 +16,18 @@ from ...errors import BaseModelMismatchError, InvalidOptionError, TokenizerMisma
 from ...modeling.masked_positions import masked_positions_only
 from ...modeling.slots import alias_clone
 from ...origin import LEARNED_ON, Origin
+from ...prepare import find_source_tokenizer
 from ...resources.corpus import open_corpus
 from ...result import VocabExtension
 from ...surgery.config_tree import main_config
 from ...surgery.sites import scan_sites
 from ..cost import CostMeter
 from ..objectives import choose_objective
+from ..option_checks import given_options
 from ..tables import vocabulary_tables
 from ..training import train_language_model
 from ..training_options import TrainingOptions
+from .given import check_model_given, check_tokenizer_of, warn_if_same_vocabulary
 from .options import changed_training
 from .random_state import random_state_kept
 from .record import (
@@ -176,14 +179,16 @@ def learn_embeddings(
         BaseModelMismatchError: If the tables of a mini-model are not those with which it was cut; of an extension,
             the rows that it kept.
         TokenizerMismatchError: If an extension started from more or less rows than its mini-model was cut with.
-        UnsupportedModelError: If the model's class is not trained on plain text.
+        UnsupportedModelError: If the model's class is not trained on plain text, or it is an encoder with a decoder.
         VocabExtendError: As of ``extend_vocabulary`` and ``train_language_model``.
 
     Example:
         >>> learned = learn_embeddings(mini, sw_tokenizer, "sw.txt", "work", tokenizer=tokenizer, parallel="en-sw.tsv")
         >>> full = transplant_embeddings(learned, model)
     """
-    chosen = changed_training(options or DEFAULTS, changes, "learn_embeddings", "the token tables")
+    given = given_options(options, DEFAULTS, "learn_embeddings")
+    chosen = changed_training(given, changes, "learn_embeddings", "the token tables")
+    _check_kind(mini)
     text = open_corpus(corpus)
     begin: dict[str, Any] = {
         "tokenizer": tokenizer,
@@ -218,6 +223,23 @@ def learn_embeddings(
         facts[LEARNED_ON] = origin.to_dict()
     run.extension.report = run.extension.report.with_training({**(run.extension.report.training or {}), **facts})
     return LearnedEmbeddings(run.extension, run, cost, source)
+
+
+def _check_kind(mini: Any) -> None:
+    """Raise if there is no loaded model, or one with an encoder and a decoder.
+
+    Raises:
+        InvalidOptionError: If it is a name.
+        UnsupportedModelError: If it has two stacks of layers.
+    """
+    model = mini.model if isinstance(mini, VocabExtension) else mini
+    check_model_given(model, "mini")
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"A {type(model).__name__} is an encoder with a decoder, and both read the table that would be learned: "
+            "mini-models are cut from models with one stack of layers. Take an encoder (BERT, XLM-R) or a decoder "
+            "(Llama, GPT-2), or train this one with extend_vocabulary and train_language_model."
+        )
 
 
 def _check_started(extension: VocabExtension, new_tokenizer: Any, given: list[str]) -> None:
@@ -278,6 +300,9 @@ def _start(mini: PreTrainedModel, new_tokenizer: Any, text: Corpus, begin: dict[
 
     if new_tokenizer is None:
         raise InvalidOptionError("There is no tokenizer of the new language. Give new_tokenizer.")
+    tokenizer = find_source_tokenizer(mini, begin["tokenizer"])
+    check_tokenizer_of(mini, tokenizer, stacklevel=3)
+    warn_if_same_vocabulary(tokenizer, new_tokenizer, stacklevel=3)
     record = read_record(mini)
     if record is None:
         layers = getattr(main_config(mini.config), "num_hidden_layers", None)
@@ -291,7 +316,7 @@ def _start(mini: PreTrainedModel, new_tokenizer: Any, text: Corpus, begin: dict[
     clone = alias_clone(mini)
     masked_positions_only(clone, False)
     write_record(clone, record)
-    extension = extend_vocabulary(clone, new_tokenizer, corpus=text, **begin)
+    extension = extend_vocabulary(clone, new_tokenizer, corpus=text, **{**begin, "tokenizer": tokenizer})
     _own_tables(extension.model, mini)
     extension.model.requires_grad_(False)  # its body is the given model's
     for table in vocabulary_tables(extension.model):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import InvalidOptionError
+from ..option_checks import check_names
 
 if TYPE_CHECKING:
     from ..training_options import TrainingOptions
@@ -25,9 +26,7 @@ def changed_options(options: Options, changes: dict[str, Any], caller: str) -> O
         InvalidOptionError: If there is no such option, or a value is out of range or of a wrong type.
     """
     kind: Any = type(options)
-    unknown = sorted(changes.keys() - {field.name for field in fields(kind)})
-    if unknown:
-        raise InvalidOptionError(f"{caller} has no such option: {', '.join(unknown)}. See {kind.__name__}.")
+    check_names(kind, changes, caller)
     try:
         return replace(options, **changes)  # type: ignore[type-var]
     except TypeError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import TrainerCallback
 
+from ..._logging import get_logger
 from ...describing import model_text, short_repr
 from ...errors import BaseModelMismatchError, InvalidOptionError, VerificationError
 from ...evaluation.bits_per_byte import bits_per_byte
@@ -23,10 +24,12 @@ from ...prepare import find_source_tokenizer
 from ..cost import Cost, CostMeter
 from ..host import Guard, running_trainer
 from ..objectives import choose_objective
+from ..option_checks import given_options
 from ..replay import hold_out
 from ..tables import plain_model
 from ..training import TrainingRun, train_language_model
 from .alignment import Alignment, check_alignment
+from .given import check_model_given, check_tokenizer_of
 from .imitation import Imitation
 from .learning import DEFAULTS, head_at_labels
 from .options import changed_training
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
     from ...resources.corpus import CorpusLike
     from ..training_options import TrainingOptions
+
+logger = get_logger(__name__)
 
 PREFIX = "eval_"
 """Of the names that are logged, as the Trainer's own."""
@@ -65,7 +70,7 @@ class MiniModelCallback(TrainerCallback):
     Attributes:
         alignments: What was measured in the present or last run: ``step``, ``bits_per_byte_mini``,
             ``bits_per_byte_full`` and ``alignment_gap``, their difference.
-        alignment: The last of these measures, whole; None before the first.
+        alignment: The last of these measures, whole; None before the first, and always without ``texts``.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class MiniModelCallback(TrainerCallback):
         Args:
             model: The full model: the mini-model must be cut from it, and is measured against it.
             texts: Held-out documents in the source language: how well both models predict them is measured at each
-                evaluation of the Trainer and at the end of training, and logged.
+                evaluation of the Trainer and at the end of training, and logged. Nothing is measured without them.
             tokenizer: Their tokenizer; by default the Trainer's.
             imitate: Train the new layers to give what the full model gives, instead of the Trainer's own loss; see
                 :class:`~.imitation.Imitation`.
@@ -187,6 +192,8 @@ class MiniModelCallback(TrainerCallback):
                     "rows learned on it would not fit. Leave out callbacks that write weights, and cut it again."
                 )
             self._measure(state, kwargs, again=bool(args.load_best_model_at_end))
+            if self._texts is None and state.is_world_process_zero:
+                logger.warning("How well the mini-model fits the full one is not measured: give model= and texts=.")
         finally:
             self.restore()
 
@@ -366,6 +373,7 @@ def train_mini_model(
         InvalidOptionError: If an option is out of range, says what trains, or nothing of the model trains.
         UnsupportedModelError: If the model is no mini-model.
         BaseModelMismatchError: If it was cut from another model, or its tables are not those of the cut.
+        TokenizerMismatchError: If the tokenizer has more ids than the model rows.
         VerificationError: If something shared moved.
         VocabExtendError: As of :func:`~hf_vocab_extend.adaptation.training.train_language_model`.
 
@@ -374,12 +382,15 @@ def train_mini_model(
         >>> trained = train_mini_model(mini, "en.txt", "work", model=model, tokenizer=tokenizer, steps=50_000)
         >>> trained.alignment.gap
     """
-    chosen = changed_training(options or DEFAULTS, changes, "train_mini_model", "the new layers")
+    given = given_options(options, DEFAULTS, "train_mini_model")
+    chosen = changed_training(given, changes, "train_mini_model", "the new layers")
+    check_model_given(mini, "mini")
     trained_parameters(mini)
     record = read_record(mini)
     assert record is not None
     warn_if_bottom_moved(mini, record, stacklevel=2)
     tokenizer = find_source_tokenizer(mini, tokenizer)
+    check_tokenizer_of(mini, tokenizer, stacklevel=2)
     evaluation = None
     if texts is None and model is not None and chosen.held_out:
         evaluation, corpus = hold_out(corpus, chosen.held_out, seed=chosen.seed)

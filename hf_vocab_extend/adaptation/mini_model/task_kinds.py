@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class TaskKind:
         ending: How the names of their classes end.
         unit: What has one label.
         per_token: Whether logits are `(batch, length, k)`, not `(batch, k)`.
+        reader: The function that reads examples from a file.
         split: Brings examples into the form of inputs, and labels of each unit of them.
         encode: Reads inputs with a tokenizer, cut to so many tokens.
     """
@@ -51,8 +53,22 @@ class TaskKind:
     ending: str
     unit: str
     per_token: bool
+    reader: str
     split: Callable[[Sequence[Any]], tuple[list[Any], list[list[str]]]]
     encode: Callable[[PreTrainedTokenizerBase, Sequence[Any], int], list[Encoded]]
+
+    def listed(self, examples: Any) -> list[Any]:
+        """Return examples as a list.
+
+        Raises:
+            InvalidTableError: If they are the name of a file.
+        """
+        if isinstance(examples, str | os.PathLike):
+            raise InvalidTableError(
+                f"The examples are the name '{os.fspath(examples)}'. Read them first: {self.reader}(...) of "
+                "hf_vocab_extend.evaluation.readers."
+            )
+        return list(examples)
 
     def batch(self, read: Sequence[Encoded], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
         """Return ids and mask of a batch, `(n, longest)`, filled on the right."""
@@ -78,6 +94,18 @@ class TaskKind:
         ]
 
 
+def _check_no_dict(number: int, example: Any, form: str) -> None:
+    """Raise if an example is a row of a table with named columns.
+
+    Raises:
+        InvalidTableError: It names the columns.
+    """
+    if isinstance(example, Mapping):
+        raise InvalidTableError(
+            f"Example {number} is a dict with {', '.join(map(str, example))}. Give {form}, not dicts."
+        )
+
+
 def _split_labelled(examples: Sequence[Any]) -> tuple[list[Any], list[list[str]]]:
     """Return the texts and the label of each.
 
@@ -85,6 +113,7 @@ def _split_labelled(examples: Sequence[Any]) -> tuple[list[Any], list[list[str]]
         InvalidTableError: If an example is no pair of label and text.
     """
     for number, example in enumerate(examples):
+        _check_no_dict(number, example, "(label, text) pairs")
         if len(example) != 2 or not all(isinstance(part, str) for part in example):
             raise InvalidTableError(f"Example {number} is {example!r:.80}. Give a pair of label and text.")
     return [text for _, text in examples], [[label] for label, _ in examples]
@@ -97,6 +126,7 @@ def _split_tagged(examples: Sequence[Any]) -> tuple[list[Any], list[list[str]]]:
         InvalidTableError: If an example is no pair of words and as many tags.
     """
     for number, example in enumerate(examples):
+        _check_no_dict(number, example, "(words, tags) pairs")
         if len(example) != 2 or any(isinstance(part, str) for part in example):
             raise InvalidTableError(f"Example {number} is {example!r:.80}. Give a pair: a list of words, one of tags.")
         words, tags = example
@@ -149,6 +179,7 @@ KINDS: dict[str, TaskKind] = {
             "ForSequenceClassification",
             "text",
             False,
+            "read_labelled",
             _split_labelled,
             _encode_texts,
         ),
@@ -158,6 +189,7 @@ KINDS: dict[str, TaskKind] = {
             "ForTokenClassification",
             "word",
             True,
+            "read_tagged",
             _split_tagged,
             _encode_words,
         ),

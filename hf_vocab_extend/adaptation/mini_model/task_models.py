@@ -92,7 +92,7 @@ class TaskModel:
             InvalidOptionError: If the model knows none of the labels.
         """
         kind = KINDS[self.task]
-        inputs, labels = kind.split(examples)
+        inputs, labels = kind.split(kind.listed(examples))
         expected = [label for own in labels for label in own]
         unknown = sorted(set(expected) - set(self.labels))
         if expected and len(unknown) == len(set(expected)):

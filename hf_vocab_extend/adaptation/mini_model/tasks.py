@@ -19,6 +19,8 @@ from transformers import TrainerCallback
 
 from ..._optional import require
 from ...errors import InvalidOptionError, InvalidTableError
+from ..option_checks import given_options
+from .given import check_model_given
 from .options import changed_options
 from .random_state import random_state_kept
 from .task_building import check_tables_kept, make_task_model
@@ -117,7 +119,7 @@ def train_classifier(
         >>> topics = train_classifier(model, tokenizer, read_labelled("topics.en.tsv"), "work", epochs=10)
         >>> topics.with_embeddings(learned).evaluate(read_labelled("topics.sw.tsv"))
     """
-    chosen = changed_options(options or TaskOptions(), changes, "train_classifier")
+    chosen = changed_options(given_options(options, TaskOptions(), "train_classifier"), changes, "train_classifier")
     return _train(KINDS["classification"], model, tokenizer, examples, work_folder, chosen, validation, callbacks)
 
 
@@ -160,7 +162,7 @@ def train_tagger(
         UnsupportedModelError: If transformers has no tagger of this architecture.
         VerificationError: If a frozen table moved.
     """
-    chosen = changed_options(options or TaskOptions(), changes, "train_tagger")
+    chosen = changed_options(given_options(options, TaskOptions(), "train_tagger"), changes, "train_tagger")
     return _train(KINDS["tagging"], model, tokenizer, examples, work_folder, chosen, validation, callbacks)
 
 
@@ -176,11 +178,12 @@ def _train(
 ) -> TaskModel:
     """Train a task of any kind."""
     require("accelerate", "train")
-    examples = list(examples)
+    check_model_given(model, loader="AutoModel.from_pretrained(...)")
+    examples = kind.listed(examples)
     inputs, labels = kind.split(examples)
     names = _label_names(kind, inputs, labels)
     if validation is not None:
-        validation = list(validation)
+        validation = kind.listed(validation)
         kind.split(validation)
     read = kind.encode(tokenizer, inputs, longest(model, tokenizer, options.max_length))
     ids = {name: index for index, name in enumerate(names)}

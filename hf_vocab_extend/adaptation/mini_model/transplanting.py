@@ -21,8 +21,8 @@ from ...errors import (
 )
 from ...low_rank_tables import rank_of
 from ...origin import LEARNED_ON, Origin
-from ...prepare import ROWS_IN_USE, highest_id, hub_name
-from ...report import ExtensionReport
+from ...prepare import ROWS_IN_USE, highest_id, hub_name, public_name
+from ...report import REPORT_FILE, ExtensionReport
 from ...result import VocabExtension
 from ...surgery.apply import write_tables
 from ...surgery.journal import Journal
@@ -30,6 +30,7 @@ from ...surgery.positions import plan_position_shift
 from ...surgery.sites import Site, Sites, describe, find_sites
 from ...surgery.token_ids import IdMap, remap_token_ids
 from ..locate import check_rows, locate_extension
+from .given import check_model_given
 from .learning import LearnedEmbeddings
 from .plugged import Plugged, plan_of, read_plugged, take_out, token_settings, write_plugged
 from .record import MiniRecord, bottom_moved, float16_note, read_record, table_hashes
@@ -87,7 +88,7 @@ def transplant_embeddings(
         learned.
 
     Raises:
-        InvalidOptionError: If ``model`` is the very model of the extension.
+        InvalidOptionError: If ``model`` is the very model of the extension, a mini-model, or only a name.
         MissingResourceError: If it is not known which tables the extension's model had.
         TokenizerMismatchError: If the vocabulary of the model is not the one that the mini-model was cut with.
         BaseModelMismatchError: If the tables differ in width, or have moved since; the message says how far.
@@ -97,6 +98,7 @@ def transplant_embeddings(
         >>> full = transplant_embeddings(learned, classifier)
         >>> full.save_pretrained("out")
     """
+    check_model_given(model)
     donor = _donor(mini)
     extension = donor.extension
     assert extension is not None
@@ -141,11 +143,15 @@ def _fit(donor: _Donor, model: PreTrainedModel, *, allow_moved: bool) -> _Fit:
     """Return how a table goes into a model.
 
     Raises:
+        InvalidOptionError: If the model is a mini-model.
         UnsupportedModelError: If a table of the model has no counterpart, or is factorised.
         VocabExtendError: As :func:`_check_source` does.
     """
     if rank_of(model) is not None:
         raise UnsupportedModelError("The tables of the model are factorised. Load it with dense tables.")
+    own = read_record(model)
+    if own is not None and own.kind != "full":
+        raise InvalidOptionError("This is the mini-model. Give the model that it was cut from.")
     sites = find_sites(model, 0)
     pairs = _pairs(sites, donor.sites)
     plugged, now = read_plugged(model), table_hashes(model)
@@ -190,13 +196,22 @@ def _donor(mini: Any) -> _Donor:
 
 
 def _load(folder: str | os.PathLike[str]) -> VocabExtension:
-    """Load a saved extension with the class of its model."""
+    """Load a saved extension with the class of its model.
+
+    Raises:
+        MissingResourceError: If the folder holds no extension.
+    """
     from transformers import AutoConfig
 
     from ...modeling.storage import load_model, local_folder
 
     path = local_folder(folder, revision=None, token=None)
     architectures = AutoConfig.from_pretrained(path).architectures or [""]
+    if not (path / REPORT_FILE).is_file():
+        raise MissingResourceError(
+            f"'{public_name(os.fspath(folder))}' holds no table of another language ({REPORT_FILE}). Run "
+            "learn_embeddings on what it holds first, and give what that saved."
+        )
     return locate_extension(load_model(path, architectures[0]), None, path)
 
 
@@ -250,6 +265,11 @@ def _check_source(
         BaseModelMismatchError: If their values differ.
     """
     record, extension = donor.record, donor.extension
+    if record is None and extension is not None and not allow_moved and read_plugged(extension.model) is not None:
+        raise MissingResourceError(
+            "The given model is a full one that took a learned table, and does not say which tables that was learned "
+            "for. Give what learn_embeddings returned or saved."
+        )
     if record is None and not allow_moved:
         raise MissingResourceError(
             "The model that the rows were learned on does not say with which tables it was cut, so it is not known "
@@ -357,9 +377,7 @@ def _report(
     """Return the report of the full model: the mini-model's, without scores that are not its own."""
     origin = Origin.of_record(record.to_dict() if record is not None else None, transplanted=True)
     verb = "made" if report.training is None else "learned"
-    told = (
-        f"The rows were {verb} on {origin} and put into this model (Marchisio et al. 2023, arXiv 2212.10503)."
-    )
+    told = f"The rows were {verb} on {origin} and put into this model (Marchisio et al. 2023, arXiv 2212.10503)."
     return replace(
         report,
         training=None if report.training is None else {**report.training, LEARNED_ON: origin.to_dict()},
