@@ -16,7 +16,7 @@ def model_text(model: Any) -> str:
     from .surgery.config_tree import main_config
 
     told = [type(model).__name__]
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     main = main_config(config) if hasattr(config, "get_text_config") else config
     layers, rows, width = (getattr(main, name, None) for name in ("num_hidden_layers", "vocab_size", "hidden_size"))
     if isinstance(layers, int):
