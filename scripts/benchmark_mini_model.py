@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_training import held_out
 from mini_model_report import write_report
 from reference_models import BATCH, BLOCK
 from reference_models import train_tokenizer as train_bpe
@@ -52,7 +53,7 @@ from hf_vocab_extend.modeling.masked_positions import masked_positions_only
 CODES = ("sw", "hi", "de")
 STARTS = ("random", "trans_tokenization")
 ROUTES = ("standard", "minipost", "imitation", "minijoint")
-MASKED, HELD_OUT_BYTES, WARMUP = 0.15, 20_000, 0.03
+MASKED, WARMUP = 0.15, 0.03
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Where the held-out text is scored, as shares of the arithmetic."""
 
@@ -117,14 +118,6 @@ def all_runs(seeds: int) -> list[Run]:
         for start in STARTS
         for route in ROUTES
     ]
-
-
-def held_out(data: Path, name: str) -> list[str]:
-    """Return evenly spaced lines of a test file, some HELD_OUT_BYTES in all."""
-    with gzip.open(data / "mono" / f"{name}.test.txt.gz", "rt", encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
-    size = sum(len(line.encode()) for line in lines)
-    return lines[:: max(size // HELD_OUT_BYTES, 1)]
 
 
 class Curve(TrainerCallback):

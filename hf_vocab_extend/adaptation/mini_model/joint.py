@@ -3,9 +3,9 @@
 MiniJoint of Marchisio et al. 2023 (arXiv 2212.10503): one model, two heads, and the mean of their losses. What lies
 below the second head is a mini-model that speaks the same token table as the whole.
 
-The second head needs no code of its own for an architecture. The primary runs once, and what the middle layer gives
-is kept. Then it runs once more as a view (:mod:`.views`) in which every layer gives just that, and in which the final
-norm and the head's transform are the second head's: what is run again is the lookup of embeddings.
+The second head needs no code of its own for an architecture. The primary runs, and what the middle layer gives is
+kept. Then it runs once more as a view (:mod:`.views`) whose layers all give just that, with the final norm and the
+transform of the second head: what runs again is the lookup of embeddings.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from .record import FIELD, MiniRecord, write_record
 from .sharing import rebuild_shared
 from .views import Observed, Part, Replayed, at_places, copies_of, part_at, view_with
 
-MODEL_TYPE = "mini_joint"
-"""The same as in ``registration.py``."""
+MODEL_TYPE = "mini_joint"  # as in registration.py
 _NOT_GIVEN = ("output_hidden_states", "output_attentions", "past_key_values", "output_router_logits")
 """Inputs of a model that have no meaning for two heads at once."""
 
