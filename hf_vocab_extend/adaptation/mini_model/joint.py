@@ -187,8 +187,7 @@ class MiniJointModel(PreTrainedModel):
             labelled_only: Whether a masked model in training computes heads at labelled positions only.
 
         Raises:
-            InvalidOptionError: If the layer is not between the first and the last, the weight is out of range, or the
-                model is only a name.
+            InvalidOptionError: If the layer is not between the first and the last, or the weight out of range.
             UnsupportedModelError: If the model has no language modelling head, if its layers cannot be cut (an encoder
                 and a decoder, ALBERT), or if a probe shows other values than those of a model with fewer layers.
         """
