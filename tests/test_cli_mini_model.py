@@ -239,7 +239,7 @@ BAD_CALLS = {
     ),
     "transplant of no table": (
         ["transplant", "{root}/mini", "--into", "{root}/full", "--out", "{tmp}/out"],
-        "holds no vocab_extension.json",
+        "Run hf-vocab-extend learn on what it holds first",
     ),
 }
 

@@ -257,6 +257,7 @@ def test_two_runs_are_equal_and_leave_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The new tokenizer has the same vocabulary")
 def test_the_same_vocabulary_gets_a_table_of_its_own(tmp_path: Path) -> None:
     mini = mini_of(full_model("bert"))
     before = state_of(mini)
