@@ -94,11 +94,13 @@ def _cut_and_train(args: Namespace, output: Path) -> Answer:
     from ..adaptation.mini_model.building import build_mini_model
     from ..adaptation.mini_model.learning import DEFAULTS
     from ..adaptation.mini_model.post_training import train_mini_model
+    from ..adaptation.objectives import choose_objective
 
     options = replace(DEFAULTS, **given(args, TRAINING_OPTIONS))
     texts, corpus = _texts(args), corpus_of(args)
     assert corpus is not None
     tokenizer, model = _load(args)
+    choose_objective(model, options.objective)  # else it is cut with a warning, and refused by the training
     mini = build_mini_model(model, **given(args, LAYERS), seed=options.seed)
     with kept_for_resuming(args, output) as work, contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its log
         trained = train_mini_model(
