@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from pathlib import Path
 
@@ -251,9 +252,11 @@ def test_a_fasttext_model_of_each_language(tmp_path) -> None:
     from .factories import swahili
 
     (tmp_path / "t.txt").write_text("\n".join(swahili(60)), encoding="utf-8")
-    model = fasttext.train_unsupervised(
-        str(tmp_path / "t.txt"), dim=8, minCount=2, epoch=1, bucket=2_100_000, minn=3, maxn=4, thread=1, verbose=0
-    )
+    options = {"dim": 8, "minCount": 2, "epoch": 1, "bucket": 2_100_000, "minn": 3, "maxn": 4, "thread": 1}
+    for attempt in range(3):  # fastText itself has stopped once with "Encountered NaN", on a machine under load
+        with contextlib.suppress(RuntimeError) if attempt < 2 else contextlib.nullcontext():
+            model = fasttext.train_unsupervised(str(tmp_path / "t.txt"), verbose=0, **options)
+            break
     space = read_word_vectors({"swa": model, "eng": (["house"], vectors(1, 8))})
     place = int(space.places(["na"])[0])
     np.testing.assert_array_equal(space.take(np.asarray([place]))[0], model.get_word_vector("na"))
