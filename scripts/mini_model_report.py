@@ -202,7 +202,7 @@ def write_report(out: Path, done: dict[str, Cell], tasks: dict[str, Cell], facts
             "",
             "## Tasks: English labels, embeddings frozen, table swapped",
             "",
-            "Accuracy; topics on SIB-200's test files, parts of speech on Parallel UD (English on GUM's test part; none "
+            "Accuracy; topics on SIB-200's test files, parts of speech on Parallel UD (English: GUM's; none "
             "in Swahili). *untouched*: the task model with its English table and tokenizer on that text.",
             "",
             *task_rows(tasks, done),
