@@ -178,11 +178,8 @@ def train_language_model(
         raise InvalidOptionError(f"documents_apart is for causal models, and this one is trained as '{objective}'.")
     size = chosen.block_size or _block_size(plain, tokenizer)
     data = _data(chosen, objective, size, tokenizer, texts, replay, evaluation)
-    if extension is None and read_record(plain) is None:  # a mini-model has no card, and is measured in its own way
-        logger.warning(
-            "The model is not an extended one (no vocab_extension.json lies beside it): no card and no report are "
-            "written, and bits per byte are not measured."
-        )
+    if extension is None:
+        _say_what_is_missing(plain)
     callback = _callback(chosen, objective, extension, data, replay is not None)
     trained, adapter = _with_lora(plain, extension, chosen, objective)
     ours: list[Any] = [] if callback is None else [callback]
@@ -287,6 +284,15 @@ def _data(
     )
     check_trains(data)
     return data
+
+
+def _say_what_is_missing(model: PreTrainedModel) -> None:
+    """Warn that a model that is not extended gets no card; mini-models get none either, and are measured otherwise."""
+    if read_record(model) is None:
+        logger.warning(
+            "The model is not an extended one (no vocab_extension.json lies beside it): no card and no report are "
+            "written, and bits per byte are not measured."
+        )
 
 
 def _callback(
