@@ -63,15 +63,22 @@ def unwrap(model: Any) -> PreTrainedModel:
 
 
 @contextmanager
-def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module back in its own mode afterwards; gradients flow as before."""
+def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Put every module of a model back in its own mode afterwards, of training or evaluation."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module back in its own mode afterwards; gradients flow as before."""
+    with modes_kept(model):
+        model.eval()
+        yield
 
 
 @contextmanager

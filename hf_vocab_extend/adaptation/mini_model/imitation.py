@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import UnsupportedModelError
+from ...evaluation.scoring import evaluating
 from ...modeling.reading import IGNORED
 
 if TYPE_CHECKING:
@@ -80,13 +81,8 @@ class Imitation:
         if self._inputs is None:
             return
         self._states = args[0]
-        was_training = self._model.training
-        with torch.no_grad():
-            self._model.eval()
-            try:
-                self._predicted = self._model(**self._inputs).logits
-            finally:
-                self._model.train(was_training)
+        with evaluating(self._model):
+            self._predicted = self._model(**self._inputs).logits
 
     def _at_full_head(self, head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep the states of the full model, and compute its predictions at labels only."""

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ..._logging import get_logger
 from ...describing import extension_lines, short_repr
 from ...errors import BaseModelMismatchError, InvalidOptionError, TokenizerMismatchError, UnsupportedModelError
+from ...evaluation.scoring import modes_kept
 from ...modeling.masked_positions import masked_positions_only
 from ...modeling.slots import alias_clone
 from ...origin import LEARNED_ON, Origin
@@ -358,17 +359,15 @@ def _only_tables_train(model: PreTrainedModel) -> Iterator[None]:
     """Let nothing but tables and biases over the vocabulary train; give every flag and mode back afterwards."""
     trained = {id(item) for table in vocabulary_tables(model) for item in (table.parameter, *table.projections)}
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(id(parameter) in trained)
-        yield
-    finally:
-        for parameter, flag in before:
-            parameter.grad = None
-            parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
+    with modes_kept(model):
+        try:
+            for parameter, _ in before:
+                parameter.requires_grad_(id(parameter) in trained)
+            yield
+        finally:
+            for parameter, flag in before:
+                parameter.grad = None
+                parameter.requires_grad_(flag)
 
 
 @contextmanager

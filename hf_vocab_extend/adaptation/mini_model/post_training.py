@@ -19,6 +19,7 @@ from ..._logging import get_logger
 from ...describing import model_text, short_repr
 from ...errors import BaseModelMismatchError, InvalidOptionError, VerificationError
 from ...evaluation.bits_per_byte import bits_per_byte
+from ...evaluation.scoring import modes_kept
 from ...origin import Origin
 from ...prepare import find_source_tokenizer
 from ..cost import Cost, CostMeter
@@ -417,15 +418,14 @@ def train_mini_model(
 @contextmanager
 def _as_it_was(mini: PreTrainedModel, callback: MiniModelCallback) -> Iterator[None]:
     """Give flags and modes of a mini-model back; meanwhile it has no name by which files of its primary are found."""
-    name, modes = mini.config._name_or_path, [(module, module.training) for module in mini.modules()]
-    try:
-        mini.config._name_or_path = ""  # an extension that lies beside the full model is not this one's
-        yield
-    finally:
-        mini.config._name_or_path = name
-        callback.restore()
-        for module, mode in modes:
-            module.training = mode
+    name = mini.config._name_or_path
+    with modes_kept(mini):
+        try:
+            mini.config._name_or_path = ""  # an extension that lies beside the full model is not this one's
+            yield
+        finally:
+            mini.config._name_or_path = name
+            callback.restore()
 
 
 __all__ = ["MiniModelCallback", "MiniTraining", "train_mini_model"]
